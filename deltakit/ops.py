@@ -1,0 +1,74 @@
+"""Pure tensor maths: no files, no state, no randomness of their own.
+
+Everything here gives the same number for an element whether it is handed the whole parameter or
+any slice of it, and adds experts one after the other in the order given: torch's own reductions
+over a short axis may add in another order for another length. Products are rounded before they
+are added (no fused multiply-add), so equal opposite terms cancel exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return sum_i w_i d_i, added in order.
+
+    >>> import torch
+    >>> weighted_sum(torch.tensor([[1.0, 2.0], [3.0, -2.0]]), [0.5, 2.0])
+    tensor([ 6.5000, -3.0000])
+
+    deltas (k, *shape), weights k numbers -> (*shape).
+    """
+    total = deltas[0] * weights[0]
+    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
+        total += delta * weight
+    return total
+
+
+def rescale(deltas: Tensor, factors: Sequence[float]) -> Tensor:
+    """Return each delta times its own factor: (k, *shape), k numbers -> (k, *shape)."""
+    scaled = deltas.clone()
+    for delta, factor in zip(scaled, factors, strict=True):
+        delta *= factor
+    return scaled
+
+
+def elect_sign(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return the sign of the weighted sum: +1, -1, or 0 where the sum is zero."""
+    return weighted_sum(deltas, weights).sign()
+
+
+def count_sign(deltas: Tensor) -> Tensor:
+    """Return the sign held by more experts: +1, -1, or 0 where they are level."""
+    return weighted_sum(deltas.sign(), [1.0] * len(deltas)).sign()
+
+
+def disjoint_sum(deltas: Tensor, weights: Sequence[float], agrees: Tensor) -> Tensor:
+    """Return sum of w_i d_i over the experts that agree: bool (k, *shape) -> (*shape)."""
+    return weighted_sum(deltas * agrees, weights)
+
+
+def disjoint_mean(deltas: Tensor, weights: Sequence[float], agrees: Tensor) -> Tensor:
+    """Return the weighted mean over the experts that agree, 0 where none does.
+
+    >>> import torch
+    >>> deltas = torch.tensor([[4.0, -1.0], [2.0, 5.0]])
+    >>> disjoint_mean(deltas, [1.0, 1.0], deltas > 0)
+    tensor([3., 5.])
+
+    deltas (k, *shape), weights k numbers, agrees bool (k, *shape) -> (*shape).
+    """
+    total = disjoint_sum(deltas, weights, agrees)
+    mass = weighted_sum(agrees.to(deltas.dtype), weights)
+    # Where nobody agrees both are zero; dividing by 1 there gives the 0 that is meant.
+    return total / mass.masked_fill_(mass == 0, 1.0)
+
+
+def kept_count(numel: int, density: float) -> int:
+    """Return how many of `numel` entries a trim to `density` keeps: rounded, at least one."""
+    return min(numel, max(1, round(density * numel)))

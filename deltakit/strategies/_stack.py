@@ -1,0 +1,133 @@
+"""What a strategy is given: one parameter of every expert, or a slice of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from deltakit import ops
+from deltakit.rng import Draws
+from deltakit.trim import Cut, find_cut
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Scope = Literal["tensor", "global"]
+
+
+class Whole:
+    """Facts about all entries that a slice is taken from, each found once, by streaming.
+
+    `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
+    not the engine's block size, so that a sum has the same bits however the work is cut.
+    """
+
+    def __init__(self, numel: int, blocks: Callable[[int], Iterable[Tensor]]) -> None:
+        import threading
+
+        self.numel = numel
+        self._blocks = blocks
+        self._known: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def cut(self, expert: int, density: float) -> Cut:
+        """Return where a trim of this expert to `density` cuts."""
+        count = ops.kept_count(self.numel, density)
+        return self._once(
+            ("cut", expert, density), lambda: find_cut(lambda: self._blocks(expert), count)
+        )
+
+    def total(self, key: str, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
+        """Return the float64 sum of `values(block, start)` over the expert, remembered by `key`."""
+        return self._once((key, expert), lambda: self._sum(expert, values))
+
+    def _sum(self, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
+        import numpy as np
+
+        total, start = 0.0, 0
+        for block in self._blocks(expert):
+            # numpy adds pairwise in a fixed order; torch's order depends on the processor.
+            total += float(np.add.reduce(values(block, start).numpy(), dtype=np.float64))
+            start += block.numel()
+        return total
+
+    def _once(self, key: Any, find: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = find()
+            return self._known[key]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One parameter of k experts: deltas to one base, in the order of the tasks.
+
+    >>> import torch
+    >>> stack = Stack(torch.tensor([[4.0, -1.0], [2.0, 5.0]]))
+    >>> stack.trimmed(0.5)
+    tensor([[4., 0.],
+            [0., 5.]])
+
+    deltas (k, *shape) float32 or float64; a slice is flat, (k, n), and begins at flat index
+    `start` of the parameter. A strategy must not modify it.
+    """
+
+    deltas: Tensor  # (k, *shape)
+    weights: tuple[float, ...] = ()
+    tasks: tuple[str, ...] = ()
+    name: str = ""
+    base: Tensor | None = None  # (*shape)
+    seed: int = 0
+    start: int = 0
+    fact: Any = None  # what the strategy's prepare returned for this parameter
+    whole: Whole | None = None  # the parameter; made from `deltas` when that is all of it
+    model: Whole | None = None  # all parameters one after the other, sorted by name
+    model_start: int = 0  # flat index of this parameter's first entry in `model`
+    _draws: dict[str, Draws] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        experts = len(self.deltas)
+        if not self.weights:
+            object.__setattr__(self, "weights", (1.0,) * experts)
+        if not self.tasks:
+            object.__setattr__(self, "tasks", tuple(f"task{i + 1}" for i in range(experts)))
+        if self.whole is None:
+            numel = self.deltas[0].numel()
+            whole = Whole(numel, lambda expert: [self.deltas[expert].reshape(-1)])
+            object.__setattr__(self, "whole", whole)
+
+    def trimmed(self, density: float, scope: Scope = "tensor") -> Tensor:
+        """Return the deltas with all but each expert's largest magnitudes set to 0.
+
+        The fraction `density` is kept of the whole parameter (`scope="tensor"`) or of the whole
+        model (`"global"`), at least one entry; equal magnitudes: the lowest flat index first.
+        """
+        whole, start = self.whole, self.start
+        if scope == "global" and self.model is not None:
+            whole, start = self.model, self.model_start + self.start
+        assert whole is not None
+        trimmed = self.deltas.clone()
+        if density == 1.0 or not trimmed.numel():
+            return trimmed
+        for expert, delta in enumerate(trimmed):
+            kept = whole.cut(expert, density).keeps(delta.reshape(-1), start)
+            delta.masked_fill_(kept.logical_not_().reshape(delta.shape), 0.0)
+        return trimmed
+
+    def drawn(self, density: float) -> Tensor:
+        """Return one random mask an expert, True where kept: bool (k, *shape)."""
+        import torch
+
+        return torch.stack(
+            [self.draw(i, density, self.start, delta.numel()) for i, delta in enumerate(self.deltas)]
+        ).reshape(self.deltas.shape)
+
+    def draw(self, expert: int, density: float, start: int, count: int) -> Tensor:
+        """Return the expert's mask for `count` entries from flat index `start`: bool (count,)."""
+        import torch
+
+        task = self.tasks[expert]
+        draws = self._draws.get(task) or Draws(self.seed, task, self.name)
+        self._draws[task] = draws
+        return torch.from_numpy(draws.keep(start, start + count, density))

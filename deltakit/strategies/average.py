@@ -1,0 +1,35 @@
+"""Weighted average of models, "model soup" (Wortsman et al. 2022, arXiv:2203.05482)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deltakit import ops
+from deltakit.errors import BadValue
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Average(Strategy):
+    """Average the models: sum w_i t_i / sum w_i.
+
+    Weights that sum to one make this the same on models and on their deltas to a base, which is
+    what is computed: t0 + sum w_i d_i / sum w_i.
+    """
+
+    paper = "Wortsman et al. 2022, arXiv:2203.05482"
+
+    def check_weights(self, weights: Sequence[float]) -> None:
+        if math.fsum(weights) == 0.0:
+            raise BadValue("the weights of an average sum to 0")
+
+    def merge(self, stack: Stack) -> Tensor:
+        total = math.fsum(stack.weights)
+        return ops.weighted_sum(stack.deltas, [weight / total for weight in stack.weights])

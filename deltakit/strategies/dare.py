@@ -1,0 +1,39 @@
+"""DARE (Yu et al. 2024, arXiv:2311.03099): drop at random, rescale, add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.strategies._random import Rescale, drop, kept_density
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy, check_fraction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dare(Strategy):
+    """Drop each entry with probability p, rescale the rest, add: sum w_i m_i d_i / (1 - p).
+
+    rescale: "inverse" divides by 1 - p (the paper), "l1" restores each delta's L1 norm tensor by
+    tensor (what mergekit calls rescale), "none" leaves the kept values as they are.
+    """
+
+    p: float = 0.9
+    rescale: Rescale = "inverse"
+
+    paper = "Yu et al. 2024, arXiv:2311.03099"
+
+    def __post_init__(self) -> None:
+        check_fraction("p", self.p, zero=True, one=False)
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor" if self.rescale == "l1" else "nothing"
+
+    def merge(self, stack: Stack) -> Tensor:
+        deltas = drop(stack, kept_density(self.p), self.rescale)  # (k, *shape)
+        return ops.weighted_sum(deltas, stack.weights)

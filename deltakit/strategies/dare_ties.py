@@ -1,0 +1,41 @@
+"""DARE before TIES' election (Yu et al. 2024, arXiv:2311.03099)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.strategies._random import Rescale, drop, kept_density
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy, check_fraction, check_positive_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DareTies(Strategy):
+    """Drop at random and rescale as dare, then elect a sign and average as ties."""
+
+    p: float = 0.9
+    rescale: Rescale = "inverse"
+
+    paper = "Yu et al. 2024, arXiv:2311.03099"
+
+    def __post_init__(self) -> None:
+        check_fraction("p", self.p, zero=True, one=False)
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor" if self.rescale == "l1" else "nothing"
+
+    def check_weights(self, weights: Sequence[float]) -> None:
+        check_positive_weights("dare_ties", weights)
+
+    def merge(self, stack: Stack) -> Tensor:
+        deltas = drop(stack, kept_density(self.p), self.rescale)  # (k, *shape)
+        elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
+        agrees = (deltas.sign() == elected) & (deltas != 0)
+        return ops.disjoint_mean(deltas, stack.weights, agrees)

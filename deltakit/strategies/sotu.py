@@ -1,0 +1,42 @@
+"""SoTU (arXiv:2411.02813): random masks, so that merged tasks rarely share an entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.strategies._random import Rescale, drop, kept_density
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy, check_fraction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sotu(Strategy):
+    """Mask each delta at random, independently, and add: t0 + scale * sum w_i m_i d_i.
+
+    p is the drop rate, m_i ~ Bernoulli(1 - p); "auto" is 1 - 1/T for T tasks. The paper has no
+    1/(1 - p) rescale, so rescale is "none"; "inverse" and "l1" are those of dare. The masks make
+    supports nearly disjoint; they do not make directions orthogonal that were not.
+    """
+
+    p: float | Literal["auto"] = "auto"
+    rescale: Rescale = "none"
+
+    paper = "arXiv:2411.02813"
+
+    def __post_init__(self) -> None:
+        if self.p != "auto":
+            check_fraction("p", self.p, zero=True, one=False)
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor" if self.rescale == "l1" else "nothing"
+
+    def merge(self, stack: Stack) -> Tensor:
+        density = 1 / len(stack.deltas) if self.p == "auto" else kept_density(self.p)
+        deltas = drop(stack, density, self.rescale)  # (k, *shape)
+        return ops.weighted_sum(deltas, stack.weights)

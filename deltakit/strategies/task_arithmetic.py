@@ -1,0 +1,23 @@
+"""Task arithmetic (Ilharco et al. 2023, arXiv:2212.04089)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deltakit import ops
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TaskArithmetic(Strategy):
+    """Add the deltas: t0 + scale * sum w_i d_i. A negative weight takes a task away."""
+
+    paper = "Ilharco et al. 2023, arXiv:2212.04089"
+
+    def merge(self, stack: Stack) -> Tensor:
+        return ops.weighted_sum(stack.deltas, stack.weights)

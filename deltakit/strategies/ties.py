@@ -1,0 +1,59 @@
+"""TIES-Merging (Yadav et al. 2023, arXiv:2306.01708)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.strategies._stack import Scope, Stack
+from deltakit.strategies._strategy import Strategy, check_fraction, check_positive_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ties(Strategy):
+    """Trim each delta, elect one sign per entry, average the deltas that agree with it.
+
+    density: fraction of each delta kept, the largest magnitudes, of every tensor on its own or of
+    the whole model (scope). elect: the sign of the weighted sum ("mass") or the sign that more
+    experts hold ("count"). divide: by the agreeing experts' weights, or by their number ("count",
+    as PEFT does). combine: "mean" or "sum" of those that agree.
+    """
+
+    density: float = 0.2
+    scope: Scope = "tensor"
+    elect: Literal["mass", "count"] = "mass"
+    divide: Literal["weights", "count"] = "weights"
+    combine: Literal["mean", "sum"] = "mean"
+
+    paper = "Yadav et al. 2023, arXiv:2306.01708"
+
+    def __post_init__(self) -> None:
+        check_fraction("density", self.density)
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        if self.density == 1.0:
+            return "nothing"
+        return "model" if self.scope == "global" else "tensor"
+
+    def check_weights(self, weights: Sequence[float]) -> None:
+        check_positive_weights("ties", weights)
+
+    def merge(self, stack: Stack) -> Tensor:
+        deltas = stack.trimmed(self.density, self.scope)  # (k, *shape)
+        if self.elect == "mass":
+            elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
+        else:
+            elected = ops.count_sign(deltas)
+        agrees = (deltas.sign() == elected) & (deltas != 0)
+        if self.combine == "sum":
+            return ops.disjoint_sum(deltas, stack.weights, agrees)
+        if self.divide == "count":
+            weighted = ops.rescale(deltas, stack.weights)
+            return ops.disjoint_mean(weighted, [1.0] * len(deltas), agrees)
+        return ops.disjoint_mean(deltas, stack.weights, agrees)

@@ -1,0 +1,1 @@
+"""Reading and writing tensors as bytes: safetensors files, model folders, sparse codecs."""

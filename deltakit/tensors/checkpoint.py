@@ -1,0 +1,138 @@
+"""A model on disk: a folder as transformers writes it, or one safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deltakit.errors import BadFile, NotFound, some
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.index import INDEX_NAME, check_link, read_index, read_json
+from deltakit.tensors.reader import PICKLE_SUFFIXES, SafetensorsFile, refuse_pickle
+from deltakit.tensors.source import TensorSource
+
+
+class Checkpoint(TensorSource):
+    """A model's tensors by name, whatever files they lie in.
+
+    >>> model = Checkpoint.open("./llama")                               # doctest: +SKIP
+    >>> model.infos["lm_head.weight"].shape                              # doctest: +SKIP
+    (32000, 2048)
+
+    Raises NotFound for a missing path, BadFile for a file that is not strictly what safetensors
+    says, for pickles, and for an index that does not match its shards.
+    """
+
+    def __init__(self, path: Path, shards: list[SafetensorsFile], files: Files = LOCAL) -> None:
+        self.path = path
+        self.label = str(path)
+        self.shards = shards
+        self._files = files
+        self._home: dict[str, SafetensorsFile] = {}
+        self._infos: dict[str, TensorInfo] = {}
+        for shard in shards:
+            for name, info in shard.header.infos.items():
+                if name in self._home:
+                    raise BadFile(
+                        f"the tensor {name!r} is in two files",
+                        where=str(path),
+                        got=f"{self._home[name].path.name} and {shard.path.name}",
+                    )
+                self._home[name] = shard
+                self._infos[name] = info
+
+    @classmethod
+    def open(cls, path: str | Path, files: Files = LOCAL) -> Checkpoint:
+        """Open a model folder or a single .safetensors file; reads headers only."""
+        path = Path(path)
+        if not path.exists():
+            raise NotFound("no such model", where=str(path), remedy="check the path")
+        if not path.is_dir():
+            return cls(path, [SafetensorsFile(path, files)], files)
+        index, single = path / INDEX_NAME, path / "model.safetensors"
+        if index.exists() and single.exists():
+            raise BadFile(
+                "the folder holds both a sharded and an unsharded checkpoint",
+                where=str(path),
+                remedy=f"delete the stale one of {INDEX_NAME} and model.safetensors",
+            )
+        if index.exists():
+            return cls._open_sharded(path, index, files)
+        if single.exists():
+            return cls(path, [SafetensorsFile(single, files)], files)
+        return cls(path, [SafetensorsFile(_lone_file(path), files)], files)
+
+    @classmethod
+    def _open_sharded(cls, path: Path, index: Path, files: Files) -> Checkpoint:
+        claimed = read_index(index, files)
+        shards = [
+            SafetensorsFile(check_link(path / shard, path), files)
+            for shard in sorted(set(claimed.values()))
+        ]
+        model = cls(path, shards, files)
+        missing = {n for n, s in claimed.items() if n not in model._home or model._home[n].path.name != s}
+        extra = set(model._home) - set(claimed)
+        if missing or extra:
+            raise BadFile(
+                "the index does not match the shards",
+                where=str(index),
+                expected=f"in their shard: {some(missing)}" if missing else None,
+                got=f"not in the index: {some(extra)}" if extra else None,
+                remedy="download the model again",
+            )
+        return model
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the config and tokenizer."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def read(self, name: str, start: int, buffer: memoryview) -> None:
+        self._home[name].read(name, start, buffer)
+
+    def check_unchanged(self) -> None:
+        for shard in self.shards:
+            shard.check_unchanged()
+
+    def config(self) -> dict[str, Any]:
+        """Return config.json, or an empty dict where a single file has none beside it."""
+        path = self.folder / "config.json"
+        if not path.exists():
+            return {}
+        table = read_json(path, self._files)
+        if not isinstance(table, dict):
+            raise BadFile("config.json is not a JSON object", where=str(path))
+        return table
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.close()
+
+
+def _lone_file(folder: Path) -> Path:
+    """Return the only .safetensors file of a folder without model.safetensors."""
+    if (folder / "adapter_config.json").exists():
+        raise BadFile(
+            "this is a LoRA adapter, which is not read yet",
+            where=str(folder),
+            expected="a full model",
+            remedy="merge the adapter into its base first (peft: merge_and_unload), then use that",
+        )
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    for pickled in sorted(p for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES):
+        if not found:
+            refuse_pickle(pickled)
+    raise BadFile(
+        "no single checkpoint in the folder",
+        where=str(folder),
+        expected=f"model.safetensors or {INDEX_NAME}",
+        got=some([p.name for p in found]) or "no .safetensors file",
+    )

@@ -1,0 +1,88 @@
+"""The dtypes of safetensors: their size, their name in torch, and what may be done with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deltakit.errors import BadFile, UnknownName, some
+
+if TYPE_CHECKING:
+    import torch
+
+# safetensors name -> (bits of one element, name in torch or None where torch has no such dtype)
+DTYPES: dict[str, tuple[int, str | None]] = {
+    "BOOL": (8, "bool"),
+    "F4": (4, None),
+    "F6_E2M3": (6, None),
+    "F6_E3M2": (6, None),
+    "U8": (8, "uint8"),
+    "I8": (8, "int8"),
+    "F8_E5M2": (8, "float8_e5m2"),
+    "F8_E4M3": (8, "float8_e4m3fn"),
+    "F8_E5M2FNUZ": (8, "float8_e5m2fnuz"),
+    "F8_E4M3FNUZ": (8, "float8_e4m3fnuz"),
+    "F8_E8M0": (8, "float8_e8m0fnu"),
+    "U16": (16, "uint16"),
+    "I16": (16, "int16"),
+    "F16": (16, "float16"),
+    "BF16": (16, "bfloat16"),
+    "U32": (32, "uint32"),
+    "I32": (32, "int32"),
+    "F32": (32, "float32"),
+    "U64": (64, "uint64"),
+    "I64": (64, "int64"),
+    "F64": (64, "float64"),
+    "C64": (64, "complex64"),
+}
+
+# Deltas are taken and merged in these; every other dtype is copied from the base unchanged.
+MERGEABLE = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of one element of a safetensors dtype that has whole bytes."""
+    return DTYPES[dtype][0] // 8
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """Return torch's dtype for a safetensors name; one torch cannot hold is an error."""
+    import torch
+
+    name = DTYPES[dtype][1]
+    found = getattr(torch, name, None) if name else None
+    if found is None:
+        raise BadFile(
+            f"torch cannot hold the dtype {dtype}",
+            remedy="dequantise the checkpoint first (to bfloat16, for example)",
+        )
+    return found
+
+
+def safetensors_dtype(dtype: torch.dtype) -> str:
+    """Return the safetensors name of a torch dtype."""
+    wanted = str(dtype).removeprefix("torch.")
+    for name, (_, torch_name) in DTYPES.items():
+        if torch_name == wanted:
+            return name
+    raise BadFile(f"safetensors has no dtype for {dtype}")
+
+
+def parse_dtype(text: str) -> str:
+    """Return the safetensors name of a float dtype given as torch or as safetensors spells it.
+
+    >>> parse_dtype("bfloat16"), parse_dtype("F32")
+    ('BF16', 'F32')
+    """
+    for name in MERGEABLE:
+        if text.removeprefix("torch.").lower() in (name.lower(), DTYPES[name][1]):
+            return name
+    raise UnknownName(
+        f"unknown dtype {text!r}", expected=some([str(DTYPES[name][1]) for name in MERGEABLE], 9)
+    )
+
+
+def working_dtype(dtype: str) -> torch.dtype:
+    """Return the dtype arithmetic is done in: float64 for float64 parameters, else float32."""
+    import torch
+
+    return torch.float64 if dtype == "F64" else torch.float32
