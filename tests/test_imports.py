@@ -1,0 +1,97 @@
+"""Commands that read only headers start without the heavy libraries."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy", "huggingface_hub"}
+
+# Runs the command as its entry point does, then writes what got imported to the file argv[1].
+RUN = """
+import json, sys
+report, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = "deltakit"
+try:
+    from deltakit_cli.main import main
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+finally:
+    with open(report, "w") as out:
+        json.dump(sorted({name.partition(".")[0] for name in sys.modules}), out)
+sys.exit(code)
+"""
+
+
+def deltakit(*args: str | Path, cwd: Path) -> tuple[str, set[str]]:
+    """Run a command that must succeed: what it printed, and the libraries that it imported."""
+    report = cwd / "imported.json"
+    command = [sys.executable, "-c", RUN, report, *args]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"deltakit {args}: exit code {done.returncode}\n{done.stderr}"
+    return done.stdout, set(json.loads(report.read_text()))
+
+
+def write_model(folder: Path, shift: float) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert", "hidden_size": 4}')
+    weight = np.arange(32, dtype=np.float32).reshape(8, 4) + np.float32(shift)
+    save_file({"encoder.weight": weight}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that holds one base and one task."""
+    folder = tmp_path_factory.mktemp("project")
+    base, tuned = write_model(folder / "base", 0), write_model(folder / "tuned", 0.5)
+    deltakit("init", cwd=folder)
+    deltakit("base", "add", "tiny", base, cwd=folder)
+    deltakit("add", "shifted", "--base", "tiny", "--model", tuned, cwd=folder)
+    return folder
+
+
+def test_import_deltakit_is_light(tmp_path: Path):
+    script = "import sys, deltakit; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert not (HEAVY | {"rich", "typer", "numpy"}) & set(done.stdout.split())
+
+
+def test_help_is_light(tmp_path: Path):
+    printed, imported = deltakit("--help", cwd=tmp_path)
+    assert "merge" in printed
+    assert not HEAVY & imported
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["ls"], "shifted"),
+        (["ls", "--json"], "shifted"),
+        (["show", "shifted"], "tiny"),
+        (["show", "shifted", "--json"], "tiny"),
+        (["verify"], ""),
+        (["verify", "--read-data"], ""),
+        (["log", "shifted"], ""),
+    ],
+    ids=" ".join,
+)
+def test_reading_a_store_is_light(project: Path, command: list[str], expected: str):
+    printed, imported = deltakit(*command, cwd=project)
+    assert expected in printed
+    assert not HEAVY & imported
+
+
+def test_the_watch_sees_a_heavy_import(project: Path):
+    """The same watch reports torch where it is rightly used, so the tests above can fail."""
+    _, imported = deltakit(
+        "merge", "shifted", "--strategy", "average", "--out", project / "merged", cwd=project
+    )
+    assert "torch" in imported
