@@ -92,7 +92,10 @@ def unpack(raw: np.ndarray, first_bit: int, count: int) -> np.ndarray:
 
 
 def scatter(values: Tensor, kept: np.ndarray, out: Tensor) -> None:
-    """Put values at the True positions of a flat `out`, and leave the rest."""
+    """Put values, converted to out's dtype, at the True positions of a flat `out`."""
     import torch
 
-    out[torch.from_numpy(kept)] = values.to(out.dtype)
+    # As bytes of one element, because torch cannot index every dtype (fp8, unsigned integers).
+    size = f"u{out.element_size()}"
+    target = out.view(torch.uint8).numpy().view(size)
+    target[kept] = values.to(out.dtype).view(torch.uint8).numpy().view(size)

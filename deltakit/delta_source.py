@@ -1,0 +1,138 @@
+"""What a merge reads of an expert: its delta to the base, block by block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from deltakit.errors import DtypeMismatch, NamesDiffer, ShapeMismatch, nearest, some
+from deltakit.tensors.dtypes import MERGEABLE
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.source import TensorSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DeltaSource(ABC):
+    """One expert seen from a base: flat blocks of `tuned - base`.
+
+    `ModelDelta` computes them from a fine-tuned model, `Delta` reads them from an artifact.
+    """
+
+    label: str
+
+    @abstractmethod
+    def check_base(self, base: TensorSource) -> list[str]:
+        """Raise for a base this delta does not fit; return notes on what is not merged."""
+
+    @abstractmethod
+    def changes(self, name: str) -> bool:
+        """Tell whether the delta may be other than zero in this parameter (no data is read)."""
+
+    @abstractmethod
+    def block_into(self, out: Tensor, name: str, start: int, base: Tensor) -> None:
+        """Fill flat `out` with the delta of entries start.. of `name`.
+
+        `base` holds the base's values of the same entries; both are float32, or float64 for
+        float64 parameters.
+        """
+
+    def check_unchanged(self) -> None:
+        """Raise InputChanged when a file behind this source was changed since it was opened."""
+
+
+def is_merged(info: TensorInfo) -> bool:
+    """Tell whether tensors of this dtype are merged; all others are copied from the base."""
+    return info.dtype in MERGEABLE
+
+
+def merged_names(infos: Mapping[str, TensorInfo]) -> list[str]:
+    """Return the names of the tensors that are merged, sorted."""
+    return sorted(name for name, info in infos.items() if is_merged(info))
+
+
+class ModelDelta(DeltaSource):
+    """The delta of a fine-tuned model, computed as it is read.
+
+    >>> import torch
+    >>> from deltakit.tensors.source import MemoryTensors
+    >>> base, tuned = torch.tensor([1.0, 2.0]), torch.tensor([1.5, 2.0])
+    >>> delta = ModelDelta(MemoryTensors({"w": tuned}))
+    >>> out = torch.empty(2)
+    >>> delta.block_into(out, "w", 0, base)
+    >>> out
+    tensor([0.5000, 0.0000])
+    """
+
+    def __init__(self, tuned: TensorSource) -> None:
+        import threading
+
+        self.tuned = tuned
+        self.label = tuned.label
+        self._scratch = threading.local()
+
+    def check_base(self, base: TensorSource) -> list[str]:
+        return check_alike(base.infos, self.tuned.infos, self.label)
+
+    def changes(self, name: str) -> bool:
+        return True
+
+    def block_into(self, out: Tensor, name: str, start: int, base: Tensor) -> None:
+        import torch
+
+        raw = getattr(self._scratch, "raw", None)
+        if raw is None or raw.numel() < out.numel() * 8:
+            raw = self._scratch.raw = torch.empty(out.numel() * 8, dtype=torch.uint8)
+        out.copy_(self.tuned.block(name, start, start + out.numel(), raw))
+        out.sub_(base)
+
+    def check_unchanged(self) -> None:
+        self.tuned.check_unchanged()
+
+
+def check_alike(
+    base: Mapping[str, TensorInfo], tuned: Mapping[str, TensorInfo], label: str
+) -> list[str]:
+    """Raise unless `tuned` has the base's tensor names and shapes; return notes on dtypes.
+
+    A float tensor may have another float dtype (the delta is taken in float32). Raises
+    NamesDiffer, ShapeMismatch or DtypeMismatch, naming tensor and model.
+    """
+    missing, extra = set(base) - set(tuned), set(tuned) - set(base)
+    if missing or extra:
+        close = nearest(min(missing), list(extra)) if missing and extra else None
+        raise NamesDiffer(
+            f"the model does not have the base's tensors: {len(missing)} missing,"
+            f" {len(extra)} extra",
+            where=label,
+            expected=f"also {some(missing)}" if missing else None,
+            got=f"also {some(extra)}" if extra else None,
+            remedy=f"is {close!r} what the base calls {min(missing)!r}?"
+            if close
+            else "compare models of one architecture, saved the same way",
+        )
+    notes: list[str] = []
+    for name in sorted(base):
+        ours, theirs = base[name], tuned[name]
+        if ours.shape != theirs.shape:
+            raise ShapeMismatch(
+                f"tensor {name!r} has another shape",
+                where=label,
+                expected=f"{list(ours.shape)}, as in the base",
+                got=f"{list(theirs.shape)}",
+                remedy="a resized vocabulary or another head cannot be merged:"
+                " bring both to one shape first",
+            )
+        if ours.dtype != theirs.dtype and not (is_merged(ours) and is_merged(theirs)):
+            raise DtypeMismatch(
+                f"tensor {name!r} has another dtype",
+                where=label,
+                expected=f"{ours.dtype}, as in the base",
+                got=theirs.dtype,
+            )
+    others = {t.dtype for n, t in tuned.items() if t.dtype != base[n].dtype}
+    if others:
+        notes.append(f"{label}: stored as {some(others)} where the base is not; compared in float32")
+    return notes

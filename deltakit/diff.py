@@ -1,0 +1,264 @@
+"""Taking a delta: base and fine-tuned model in, one delta file out, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from deltakit.delta_source import ModelDelta, check_alike, is_merged, merged_names
+from deltakit.errors import BadFile, BadValue, NonFinite
+from deltakit.mask import Mask, RandomMask
+from deltakit.provenance import FORMAT, ModelTable, render
+from deltakit.tensors import codec
+from deltakit.tensors.dtypes import itemsize, torch_dtype, working_dtype
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.source import TensorSource
+from deltakit.tensors.writer import SafetensorsWriter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+BLOCK = 1 << 20  # entries; a multiple of 8, so that blocks of bits begin on a byte
+
+Progress = Callable[[str, int], None]  # parameter, entries done since the last call
+
+
+class Difference(Protocol):
+    """Which entries of each parameter are stored, and with what value."""
+
+    exact: bool
+
+    def infos(self) -> dict[str, TensorInfo]:
+        """Return the parameters looked at, with the dtype their values are stored in."""
+
+    def block(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+        """Return (entries to store, entries the seed keeps or None, values) of a flat range."""
+
+
+def write_add(
+    path: str | Path,
+    base: TensorSource,
+    tuned: TensorSource,
+    *,
+    task: str,
+    mask: Mask | None = None,
+    dtype: str | None = None,
+    base_table: ModelTable | None = None,
+    progress: Progress | None = None,
+    files: Files = LOCAL,
+) -> None:
+    """Write the mergeable delta `tuned - base`, masked if a mask is given.
+
+    Values are stored in `dtype` (a safetensors name), by default each parameter's own; whether
+    that was exact is recorded. Integer tensors are not part of a delta. Raises NamesDiffer,
+    ShapeMismatch, DtypeMismatch for models that do not fit, NonFinite naming the tensor; nothing
+    is left behind by a failure.
+    """
+    check_alike(base.infos, tuned.infos, tuned.label)
+    difference = AddDifference(base, tuned, mask, dtype)
+    recipe = {"mask": "none"} if mask is None else mask.describe()
+    table = base_table or ModelTable(base.infos, base.digests())
+    metadata = {"role": "add", "task": task, "base_tensors": table.render(), "recipe": render(recipe)}
+    _write(Path(path), difference, metadata, table, progress, files)
+
+
+def write_replace(
+    path: str | Path,
+    base: TensorSource,
+    tuned: TensorSource,
+    *,
+    task: str,
+    base_table: ModelTable | None = None,
+    progress: Progress | None = None,
+    files: Files = LOCAL,
+) -> ModelTable:
+    """Write the lossless delta: new values where bytes differ, and every new tensor's digest.
+
+    Returns the fine-tuned model's table. Tensors of another shape or dtype than the base's, or
+    that the base lacks, are stored whole.
+    """
+    table = base_table or ModelTable(base.infos, base.digests())
+    new = ModelTable(tuned.infos, tuned.digests())
+    metadata = {
+        "role": "replace",
+        "task": task,
+        "base_tensors": table.render(),
+        "new_tensors": new.render(),
+        "recipe": render({"mask": "none"}),
+    }
+    _write(Path(path), ReplaceDifference(base, tuned), metadata, table, progress, files)
+    return new
+
+
+class AddDifference:
+    """tuned - base in float32, masked, rounded once to the stored dtype."""
+
+    def __init__(
+        self, base: TensorSource, tuned: TensorSource, mask: Mask | None, dtype: str | None
+    ) -> None:
+        import torch
+
+        self.exact = True
+        self._base, self._delta, self._mask, self._dtype = base, ModelDelta(tuned), mask, dtype
+        self._raw = torch.empty(BLOCK * 8, dtype=torch.uint8)
+        self._label = tuned.label
+
+    def infos(self) -> dict[str, TensorInfo]:
+        return {
+            name: TensorInfo(self._dtype or self._base.infos[name].dtype, self._base.infos[name].shape)
+            for name in merged_names(self._base.infos)
+        }
+
+    def values(self, name: str, start: int, stop: int) -> Tensor:
+        """Return the delta of a flat range before masking and rounding."""
+        import torch
+
+        work = working_dtype(self._base.infos[name].dtype)
+        base = self._base.block(name, start, stop, self._raw).to(work)
+        delta = torch.empty(stop - start, dtype=work)
+        self._delta.block_into(delta, name, start, base)
+        return delta
+
+    def block(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+        delta = self.values(name, start, stop)
+        stored = delta.to(torch_dtype(self._dtype or self._base.infos[name].dtype))
+        wide = stored.to(delta.dtype)
+        if not bool(wide.isfinite().all()):
+            finite = bool(delta.isfinite().all())
+            raise NonFinite(
+                f"the delta of {name!r} overflows {stored.dtype}"
+                if finite
+                else f"the delta of {name!r} holds NaN or infinity",
+                where=self._label,
+                remedy="store the values as float32" if finite else "retrain or repair the model",
+            )
+        kept: np.ndarray = (wide != 0).numpy()
+        if self._mask is None:
+            self.exact &= bool((wide == delta).all())
+            return kept, None, stored
+        masked = self._mask.keep(name, start, stop, delta)
+        kept = kept & masked
+        self.exact &= bool((wide == delta).numpy()[masked].all())
+        return kept, masked if isinstance(self._mask, RandomMask) else None, stored
+
+
+class ReplaceDifference:
+    """The fine-tuned model's own values, where a byte of them differs from the base's."""
+
+    def __init__(self, base: TensorSource, tuned: TensorSource) -> None:
+        import torch
+
+        self.exact = True
+        self._base, self._tuned = base, tuned
+        self._raw = torch.empty(BLOCK * 8, dtype=torch.uint8)
+        self._other = torch.empty(BLOCK * 8, dtype=torch.uint8)
+
+    def infos(self) -> dict[str, TensorInfo]:
+        return dict(sorted(self._tuned.infos.items()))
+
+    def block(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+        import numpy as np
+
+        values = self._tuned.block(name, start, stop, self._raw)
+        if self._base.infos.get(name) != self._tuned.infos[name]:
+            return np.ones(stop - start, dtype=np.bool_), None, values
+        kind = f"u{itemsize(self._tuned.infos[name].dtype)}"
+        self._base.block(name, start, stop, self._other)
+        nbytes = (stop - start) * np.dtype(kind).itemsize
+        ours = self._raw[:nbytes].numpy().view(kind)
+        return ours != self._other[:nbytes].numpy().view(kind), None, values
+
+
+@dataclass
+class _Part:
+    """How one parameter is stored, decided when its entries were counted."""
+
+    codec: codec.Codec
+    info: TensorInfo
+    count: int
+
+
+def _write(
+    path: Path,
+    difference: Difference,
+    metadata: dict[str, str],
+    base: ModelTable,
+    progress: Progress | None,
+    files: Files,
+) -> None:
+    """Count, lay out, write: two passes, so that the file's layout is known before its bytes."""
+    parts: dict[str, _Part] = {}
+    tensors: dict[str, TensorInfo] = {}
+    for name, info in difference.infos().items():
+        part = _count(difference, name, info, whole=base.infos.get(name, info).shape != info.shape)
+        if progress:
+            progress(name, info.numel)
+        if part.count or name not in base.infos:
+            parts[name] = part
+            tensors.update(codec.stored(name, part.codec, info.dtype, info.shape, part.count))
+    if codec.codecs(tensors) != {name: part.codec for name, part in parts.items()}:
+        raise BadFile("two parameters' names clash with the suffixes of stored tensors")
+    kept = sum(part.count for part in parts.values() if is_merged(part.info))
+    total = sum(info.numel for info in base.infos.values() if is_merged(info))
+    metadata |= {
+        "deltakit": str(FORMAT),
+        "kind": "delta",
+        "base": base.fingerprint,
+        "exact": "true" if difference.exact else "false",
+        "density": repr(kept / max(1, total)),
+    }
+    with SafetensorsWriter(path, tensors, metadata, files=files) as writer:
+        for name, part in parts.items():
+            _write_part(writer, difference, name, part)
+            if progress:
+                progress(name, part.info.numel)
+
+
+def _blocks(info: TensorInfo) -> Iterator[tuple[int, int]]:
+    for start in range(0, info.numel, BLOCK):
+        yield start, min(start + BLOCK, info.numel)
+
+
+def _count(difference: Difference, name: str, info: TensorInfo, *, whole: bool) -> _Part:
+    stored, drawn = 0, 0
+    seeded = False
+    for start, stop in _blocks(info):
+        kept, seed, _ = difference.block(name, start, stop)
+        stored += int(kept.sum())
+        if seed is not None:
+            seeded, drawn = True, drawn + int(seed.sum())
+    chosen = "dense" if whole else codec.choose(info.dtype, info.numel, stored)
+    if chosen != "dense" or not stored:
+        sizes = codec.stored(name, chosen, info.dtype, info.shape, stored).values()
+        if seeded and stored and drawn * itemsize(info.dtype) <= sum(i.nbytes for i in sizes):
+            return _Part("seed", info, drawn)
+    return _Part(chosen, info, info.numel if chosen == "dense" and stored else stored)
+
+
+def _write_part(writer: SafetensorsWriter, difference: Difference, name: str, part: _Part) -> None:
+    import torch
+
+    size, done = itemsize(part.info.dtype), 0
+    for start, stop in _blocks(part.info):
+        kept, seed, values = difference.block(name, start, stop)
+        flat = values.view(torch.uint8).numpy().view(f"u{size}")
+        if part.codec == "dense":
+            writer.write(name, start * size, (flat * kept).tobytes())
+            continue
+        kept = seed if part.codec == "seed" and seed is not None else kept
+        writer.write(name + codec.VALUES, done * size, flat[kept].tobytes())
+        if part.codec == "bitmask":
+            writer.write(name + codec.BITMASK, start // 8, codec.pack(kept).tobytes())
+        elif part.codec == "indices":
+            kind = "<u4" if codec.index_dtype(part.info.numel) == "U32" else "<u8"
+            indices = kept.nonzero()[0] + start
+            data = indices.astype(kind).tobytes()
+            writer.write(name + codec.INDICES, done * int(kind[-1]), data)
+        done += int(kept.sum())
+    if part.codec != "dense" and done != part.count:
+        raise BadValue(f"{name!r} changed between two passes", remedy="run the command again")
+

@@ -1,0 +1,1 @@
+"""Importance captured while a model trains, or measured afterwards on labelled data."""

@@ -1,0 +1,208 @@
+"""Importance of every parameter, captured while a task is trained (KlF, arXiv 2408.05200)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deltakit.errors import BadValue, DeltakitError, NonFinite
+from deltakit.importance import ImportanceMap
+from deltakit.learn import scores
+from deltakit.learn.parameters import tracked
+from deltakit.tensors.checkpoint import Checkpoint
+
+TIMINGS = ("before", "after")
+
+
+class KlfImportance:
+    """Follow |weight * gradient| of every trainable parameter through a training run.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> importance = KlfImportance.attach(model)
+    >>> for _ in range(3):
+    ...     model(torch.ones(4, 2)).sum().backward()
+    ...     _ = importance.step()           # with gradients in place, before the optimizer
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    >>> sorted(importance.map("sums").scores)
+    ['bias', 'weight']
+
+    State is two float32 buffers per tracked parameter, zero at the start: attach anew for every
+    task. What is scored is the gradient found in `.grad`: with clipping that is the clipped one
+    (a clip at 1.0 is active on most steps of a fine-tuning), so call `step` after it; with a
+    GradScaler call `scaler.unscale_(optimizer)` first; with gradient accumulation call it once
+    per optimizer step. A parameter without a gradient counts as gradient zero: s = 0, and its
+    state decays. Scores: `first` |w g|, `second` (w g)^2, `mixed` |w g - (w g)^2 / 2|.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, torch.nn.Parameter],
+        *,
+        score: str,
+        a1: float,
+        a2: float,
+        timing: str,
+        base: str | None,
+    ) -> None:
+        self.parameters = parameters
+        self.score = scores.check_score(score)
+        self.a1 = scores.check_decay("a1", a1)
+        self.a2 = scores.check_decay("a2", a2)
+        if timing not in TIMINGS:
+            raise BadValue("unknown timing", expected=" or ".join(TIMINGS), got=timing)
+        self.timing = timing
+        self.base = base
+        self.steps = 0
+        self.skipped = 0
+        self._calls = 0
+        self._state: dict[str, tuple[Tensor, Tensor]] = {}
+        self._scratch: dict[torch.device, scores.Scratch] = {}
+
+    @classmethod
+    def attach(
+        cls,
+        model: torch.nn.Module,
+        score: str = "first",
+        a1: float = 0.85,
+        a2: float = 0.85,
+        timing: str = "before",
+        *,
+        base: str | Path | None = None,
+        names: Iterable[str] | None = None,
+        units: str = "tensor",
+    ) -> KlfImportance:
+        """Start following the trainable parameters of `model`; nothing in it is changed.
+
+        `timing="before"` is what the formula says: w_t with g_t. `timing="after"` reproduces the
+        reference code: call `step` AFTER `optimizer.step()` and before `zero_grad()`, so that the
+        new weight meets the old (clipped) gradient; the first call is ignored, as there.
+        `base` is the checkpoint the training starts from; its fingerprint goes into the map, so
+        that a map cannot be merged with deltas of another base. `names` keeps only these
+        parameters (checkpoint names). Raises `BadValue` for a setting or name that is wrong and
+        `DeltakitError` for units that capture does not support.
+        """
+        if units != "tensor":
+            raise DeltakitError(
+                "capture does not support these skill units yet",
+                expected='units="tensor", one score per parameter',
+                got=f'units="{units}"',
+            )
+        return cls(
+            tracked(model, names),
+            score=score,
+            a1=a1,
+            a2=a2,
+            timing=timing,
+            base=None if base is None else Checkpoint.open(base).fingerprint(),
+        )
+
+    @torch.no_grad()
+    def step(self) -> bool:
+        """Score the gradients now in place; return False when this step was not counted.
+
+        A NaN or infinite gradient anywhere skips the step for the whole map, bit for bit, and is
+        counted. Raises `DeltakitError` when no tracked parameter has a gradient.
+        """
+        gradients = {
+            name: p.grad.to_dense() if p.grad.is_sparse else p.grad
+            for name, p in self.parameters.items()
+            if p.grad is not None
+        }
+        if not gradients:
+            raise DeltakitError(
+                "no tracked parameter has a gradient",
+                where="KlfImportance.step",
+                remedy="call it after backward() and before zero_grad()",
+            )
+        self._calls += 1
+        if self.timing == "after" and self._calls == 1:
+            return False
+        if not _finite(gradients.values()):
+            self.skipped += 1
+            return False
+        for name, parameter in self.parameters.items():
+            state, spread = self._buffers(name, parameter)
+            if name not in gradients:
+                scores.decay_(state, spread, self.a1, self.a2)
+                continue
+            scores.step_(
+                state,
+                spread,
+                parameter,
+                gradients[name],
+                self._scratch[parameter.device],
+                score=self.score,
+                a1=self.a1,
+                a2=self.a2,
+            )
+        self.steps += 1
+        return True
+
+    def map(self, task: str, provenance: Mapping[str, str] | None = None) -> ImportanceMap:
+        """Return one float32 score of shape () per tracked parameter: the mean of I*U over it.
+
+        `provenance` is added to what the map says of its making. Raises `DeltakitError` when no
+        step was counted and `NonFinite` for a score that is no number (a weight that overflowed).
+        """
+        if not self.steps:
+            raise DeltakitError(
+                "no training step was captured",
+                where=f'importance of task "{task}"',
+                got=f"{self._calls} calls of step, {self.skipped} with NaN or Inf gradients",
+                remedy="call step() once per optimizer step",
+            )
+        found = {
+            name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
+            for name, buffers in self._state.items()
+        }
+        for name, value in found.items():
+            if not torch.isfinite(value):
+                raise NonFinite("an importance score is not a number", where=name, got=f"{value}")
+        return ImportanceMap(
+            found,
+            task=task,
+            units="tensor",
+            score=self.score,
+            base=self.base,
+            provenance={
+                "method": "klf capture",
+                "a1": repr(self.a1),
+                "a2": repr(self.a2),
+                "timing": self.timing,
+                "steps": str(self.steps),
+                "steps_skipped_nonfinite": str(self.skipped),
+                **(provenance or {}),
+            },
+        )
+
+    def save(self, path: str | Path, task: str) -> None:
+        """Write `map(task)` to `path`, a safetensors file."""
+        self.map(task).save(path)
+
+    def _buffers(self, name: str, parameter: torch.nn.Parameter) -> tuple[Tensor, Tensor]:
+        # Made at the first counted step: by then the model sits on its training device.
+        if name not in self._state:
+            size, device = parameter.numel(), parameter.device
+            self._state[name] = (
+                torch.zeros(size, device=device),
+                torch.zeros(size, device=device),
+            )
+            if device not in self._scratch:
+                largest = max(p.numel() for p in self.parameters.values())
+                self._scratch[device] = scores.Scratch(device, largest)
+        return self._state[name]
+
+
+def _finite(gradients: Iterable[Tensor]) -> bool:
+    # The largest magnitude is NaN or Inf exactly when an entry is: no mask, one sync per device.
+    largest: dict[torch.device, list[Tensor]] = {}
+    for gradient in gradients:
+        norm = torch.linalg.vector_norm(gradient, ord=float("inf"))
+        largest.setdefault(gradient.device, []).append(norm.float())
+    return all(bool(torch.isfinite(torch.stack(norms)).all()) for norms in largest.values())

@@ -1,0 +1,128 @@
+"""Importance of a finished model's parameters, measured on labelled data without training."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltakit.errors import BadValue, DeltakitError, nearest
+from deltakit.importance import ImportanceMap
+from deltakit.learn import scores
+from deltakit.learn.examples import Example, read_examples
+from deltakit.learn.klf_importance import KlfImportance
+from deltakit.learn.objective import Loss, objective
+from deltakit.learn.parameters import tracked
+from deltakit.tensors.checkpoint import Checkpoint
+
+KINDS = (*(f"klf-{score}" for score in scores.SCORES), "fisher")
+
+
+def post_hoc(
+    model: str | Path,
+    data: str | Path,
+    *,
+    task: str,
+    kind: str = "klf-first",
+    base: str | Path | None = None,
+    options: Sequence[str] | None = None,
+    batch: int = 8,
+    max_tokens: int = 256,
+    a1: float = 0.85,
+    a2: float = 0.85,
+) -> ImportanceMap:
+    """Measure importance over a JSONL file of labelled texts at fixed weights.
+
+    >>> post_hoc("./ft-trec", "trec.jsonl", task="trec").save("trec.importance.safetensors")
+    ... # doctest: +SKIP
+
+    `klf-first`, `klf-second`, `klf-mixed`: the recurrence of `KlfImportance`, one step per batch
+    in the order of the file, as in a training run whose optimizer does nothing; a = 0.85 is a
+    window of about seven batches, so raise a1 and a2 to weigh the whole file. `fisher`: the
+    empirical Fisher diagonal, mean over examples of the squared gradient of each example on its
+    own (`batch` is not used), averaged over the parameter's scalars.
+
+    Dropout is off. A batch (`fisher`: an example) with a NaN or infinite gradient is skipped
+    and counted. The loss is the one of `deltakit.learn.objective`; `options` are the label texts
+    for a text encoder. One float32 score of shape () per parameter. Raises `BadValue` for a wrong
+    setting and `BadFile` for a data line that does not fit.
+    """
+    if kind not in KINDS:
+        close = nearest(kind, KINDS)
+        raise BadValue(
+            "unknown kind of importance",
+            expected=", ".join(KINDS),
+            got=kind,
+            remedy=f'did you mean "{close}"?' if close else None,
+        )
+    if batch < 1:
+        raise BadValue("a batch holds one example or more", got=f"batch={batch}")
+    examples = read_examples(data)
+    live, loss = objective(
+        model, examples, source=str(data), options=options, max_tokens=max_tokens
+    )
+    provenance = {
+        "method": f"post hoc {kind}",
+        "data": Path(data).name,
+        "data_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
+        "examples": str(len(examples)),
+    }
+    if kind == "fisher":
+        return _fisher(live, loss, examples, task=task, base=base, provenance=provenance)
+    capture = KlfImportance.attach(live, score=kind.removeprefix("klf-"), a1=a1, a2=a2, base=base)
+    for start in range(0, len(examples), batch):
+        loss(examples[start : start + batch]).backward()
+        capture.step()
+        live.zero_grad()
+    return capture.map(task, {**provenance, "batch": str(batch)})
+
+
+def _fisher(
+    live: Any,
+    loss: Loss,
+    examples: list[Example],
+    *,
+    task: str,
+    base: str | Path | None,
+    provenance: dict[str, str],
+) -> ImportanceMap:
+    parameters = tracked(live)
+    # Mean over scalars of a mean over examples: sums of squared norms, no buffer is needed.
+    totals = dict.fromkeys(parameters, 0.0)
+    skipped = 0
+    for example in examples:
+        loss([example]).backward()  # type: ignore[no-untyped-call]
+        squares = {
+            name: float(torch.linalg.vector_norm(p.grad, dtype=torch.float64) ** 2)
+            for name, p in parameters.items()
+            if p.grad is not None
+        }
+        live.zero_grad()
+        if not all(map(math.isfinite, squares.values())):
+            skipped += 1
+            continue
+        for name, square in squares.items():
+            totals[name] += square
+    counted = len(examples) - skipped
+    if not counted:
+        raise DeltakitError(
+            "every example has a NaN or infinite gradient",
+            where=f'importance of task "{task}"',
+            got=f"{skipped} examples",
+            remedy="check that the model's weights are finite",
+        )
+    return ImportanceMap(
+        {
+            name: torch.tensor(total / counted / parameters[name].numel(), dtype=torch.float32)
+            for name, total in totals.items()
+        },
+        task=task,
+        units="tensor",
+        score="fisher",
+        base=None if base is None else Checkpoint.open(base).fingerprint(),
+        provenance={**provenance, "examples_skipped_nonfinite": str(skipped)},
+    )

@@ -1,0 +1,189 @@
+"""Mask: which entries of a delta are kept; True keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltakit.errors import BadFile, BadValue, DeltakitError, ShapeMismatch, UnknownName
+from deltakit.ops import kept_count
+from deltakit.provenance import FORMAT, check_kind, parse, render
+from deltakit.rng import Draws
+from deltakit.tensors.codec import BITMASK, pack, unpack
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.reader import SafetensorsFile
+from deltakit.tensors.writer import SafetensorsWriter
+from deltakit.trim import Cut, find_cut
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+_BLOCK = 1 << 20
+
+
+class Mask(ABC):
+    """Tells, for any flat range of a parameter, which entries are kept.
+
+    >>> mask = Mask.random(density=0.5, seed=0, task="trec")
+    >>> mask.keep("w", 4, 8).tolist() == mask.keep("w", 0, 8).tolist()[4:]
+    True
+
+    `Mask.random` is a function of (seed, task, tensor, index) and is saved as its seed;
+    `Mask.open` reads a file; `LargestMask` keeps the largest magnitudes of a delta.
+    """
+
+    @abstractmethod
+    def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
+        """Return which flat entries start..stop of parameter `name` are kept: bool.
+
+        `delta`, those entries' values where they are at hand, saves reading them again.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Return what made the mask, as strings for an artifact's provenance."""
+
+    @staticmethod
+    def random(density: float, seed: int, task: str) -> RandomMask:
+        """Return SoTU's mask: each entry kept with probability `density`, independently."""
+        return RandomMask(density, seed, task)
+
+    @staticmethod
+    def open(path: str | Path, files: Files = LOCAL) -> Mask:
+        """Open a saved mask; raises BadFile for a file that is not one."""
+        file = SafetensorsFile(Path(path), files)
+        try:
+            metadata = file.header.metadata
+            check_kind(metadata, "mask")
+            if metadata.get("mask") == "random":
+                try:
+                    seed, density = int(metadata["seed"]), float(metadata["density"])
+                    return RandomMask(density, seed, metadata["task"])
+                except (KeyError, ValueError) as error:
+                    raise BadFile(f"the mask's metadata is malformed: {error}") from None
+            return StoredMask(file)
+        except DeltakitError as error:
+            raise error.at(str(path)) from None
+
+
+@dataclass(frozen=True)
+class RandomMask(Mask):
+    """A mask drawn from (seed, task, tensor, flat index); masks of one seed and task nest."""
+
+    density: float
+    seed: int
+    task: str
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.density <= 1.0:
+            raise BadValue("density is outside (0, 1]", got=f"{self.density:g}")
+
+    def draws(self, name: str) -> Draws:
+        return Draws(self.seed, self.task, name)
+
+    def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
+        return self.draws(name).keep(start, stop, self.density)
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "mask": "random",
+            "seed": str(self.seed),
+            "task": self.task,
+            "density": repr(self.density),
+        }
+
+    def save(self, path: str | Path, files: Files = LOCAL) -> None:
+        """Write the mask as its seed: a file without tensors."""
+        metadata = {"deltakit": str(FORMAT), "kind": "mask", **self.describe()}
+        with SafetensorsWriter(Path(path), {}, metadata, files=files):
+            pass
+
+
+class StoredMask(Mask):
+    """A mask read from the bits of a file."""
+
+    def __init__(self, file: SafetensorsFile) -> None:
+        self._file = file
+        shapes = parse(file.header.metadata, "shapes", dict[str, tuple[int, ...]])
+        self.infos = {name: TensorInfo("BOOL", shape) for name, shape in shapes.items()}
+        for name, info in self.infos.items():
+            bits = file.header.infos.get(name + BITMASK)
+            if bits is None or bits != TensorInfo("U8", (-(-info.numel // 8),)):
+                raise BadFile("the bits do not fit the shape", where=f"parameter {name!r}")
+
+    def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
+        import numpy as np
+
+        info = self.infos.get(name)
+        if info is None:
+            raise UnknownName(f"the mask has no parameter {name!r}", where=str(self._file.path))
+        if stop > info.numel:
+            raise ShapeMismatch(f"the mask's {name!r} is smaller", where=str(self._file.path))
+        first = start // 8
+        raw = np.empty(-(-stop // 8) - first, dtype=np.uint8)
+        self._file.read(name + BITMASK, first, memoryview(raw))
+        return unpack(raw, start - first * 8, stop - start)
+
+    def describe(self) -> dict[str, str]:
+        return {"mask": "stored", "file": self._file.path.name}
+
+
+class LargestMask(Mask):
+    """Keeps the `density` largest magnitudes of each parameter of a delta: a trim.
+
+    `read(name, start, stop)` gives flat entries of the delta. Of equal magnitudes the lowest flat
+    index is kept, so that exactly round(density * n) entries, and at least one, stay.
+    """
+
+    def __init__(
+        self,
+        density: float,
+        infos: Mapping[str, TensorInfo],
+        read: Callable[[str, int, int], Tensor],
+    ) -> None:
+        if not 0.0 < density <= 1.0:
+            raise BadValue("density is outside (0, 1]", got=f"{density:g}")
+        self.density = density
+        self._infos, self._read = infos, read
+        self._cuts: dict[str, Cut] = {}
+
+    def _blocks(self, name: str) -> Iterator[Tensor]:
+        numel = self._infos[name].numel
+        for start in range(0, numel, _BLOCK):
+            yield self._read(name, start, min(start + _BLOCK, numel))
+
+    def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
+        if name not in self._cuts:
+            count = kept_count(self._infos[name].numel, self.density)
+            self._cuts[name] = find_cut(lambda: self._blocks(name), count)
+        entries = self._read(name, start, stop) if delta is None else delta
+        kept: np.ndarray = self._cuts[name].keeps(entries, start).numpy()
+        return kept
+
+    def describe(self) -> dict[str, str]:
+        return {"mask": "magnitude", "density": repr(self.density)}
+
+
+def save_bits(
+    path: str | Path, mask: Mask, infos: Mapping[str, TensorInfo], files: Files = LOCAL
+) -> None:
+    """Write any mask's bits for the given parameters, as a file that `Mask.open` reads."""
+    shapes = {name: info.shape for name, info in infos.items()}
+    metadata = {
+        "deltakit": str(FORMAT),
+        "kind": "mask",
+        "mask": "stored",
+        "shapes": render(shapes),
+        "recipe": render(mask.describe()),
+    }
+    bits = {name + BITMASK: TensorInfo("U8", (-(-i.numel // 8),)) for name, i in infos.items()}
+    with SafetensorsWriter(Path(path), bits, metadata, files=files) as writer:
+        for name, info in infos.items():
+            for start in range(0, info.numel, _BLOCK):
+                kept = mask.keep(name, start, min(start + _BLOCK, info.numel))
+                writer.write(name + BITMASK, start // 8, pack(kept).tobytes())
