@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deltakit.errors import BadFile, NotFound, some
+from deltakit.tensors import tied
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import INDEX_NAME, check_link, read_index, read_json
@@ -44,9 +45,22 @@ class Checkpoint(TensorSource):
                 self._infos[name] = info
 
     @classmethod
-    def open(cls, path: str | Path, files: Files = LOCAL) -> Checkpoint:
-        """Open a model folder or a single .safetensors file; reads headers only."""
-        path = Path(path)
+    def open(
+        cls, path: str | Path, files: Files = LOCAL, *, tied_copies: bool = False
+    ) -> Checkpoint:
+        """Open a model folder or a single .safetensors file; reads headers only.
+
+        A tied weight that is stored twice is seen once, under the embedding's name, unless
+        `tied_copies` asks for every tensor that lies in the files.
+        """
+        model = cls._open(Path(path), files)
+        if not tied_copies:
+            for name in tied.tied_copies(model, model.config()):
+                del model._infos[name]
+        return model
+
+    @classmethod
+    def _open(cls, path: Path, files: Files) -> Checkpoint:
         if not path.exists():
             raise NotFound("no such model", where=str(path), remedy="check the path")
         if not path.is_dir():

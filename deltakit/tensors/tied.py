@@ -1,0 +1,47 @@
+"""Tied tensors: one weight that some checkpoints store under two names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deltakit.tensors.source import TensorSource
+
+# By the end of the name; the first that exists is the one that stays.
+_EMBEDDINGS = (
+    "shared.weight",
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
+_HEADS = ("lm_head.weight", "predictions.decoder.weight", "embed_out.weight")
+
+
+def tied_copies(source: TensorSource, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return copy -> original for the embeddings that a config ties and a checkpoint repeats.
+
+    A copy has the original's dtype, shape and bytes; one that differs is a weight of its own.
+    Data is read only where both names exist.
+    """
+    text = config.get("text_config")
+    tied = config.get("tie_word_embeddings")
+    if tied is None and isinstance(text, dict):
+        tied = text.get("tie_word_embeddings")
+    if tied is not True:
+        return {}
+    found = [name for end in _EMBEDDINGS for name in sorted(source.infos) if _ends(name, end)]
+    if not found:
+        return {}
+    original = found[0]
+    heads = [name for end in _HEADS for name in sorted(source.infos) if _ends(name, end)]
+    alike = [n for n in found[1:] + heads if source.infos[n] == source.infos[original]]
+    if not alike:
+        return {}
+    digest = source.digest(original)
+    return {name: original for name in alike if source.digest(name) == digest}
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith("." + end)
