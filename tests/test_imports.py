@@ -73,18 +73,18 @@ def test_help_is_light(tmp_path: Path):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (["ls"], "shifted"),
-        (["ls", "--json"], "shifted"),
-        (["show", "shifted"], "tiny"),
-        (["show", "shifted", "--json"], "tiny"),
-        (["verify"], ""),
-        (["verify", "--read-data"], ""),
-        (["log", "shifted"], ""),
+        ("ls", "shifted"),
+        ("ls --json", "shifted"),
+        ("show shifted", "tiny"),
+        ("show shifted --json", "tiny"),
+        ("log shifted", "shifted"),
+        ("verify", ""),
+        ("verify --read-data", ""),
     ],
-    ids=" ".join,
 )
-def test_reading_a_store_is_light(project: Path, command: list[str], expected: str):
-    printed, imported = deltakit(*command, cwd=project)
+def test_reading_a_store_is_light(project: Path, command: str, expected: str):
+    printed, imported = deltakit(*command.split(), cwd=project)
+    assert printed.strip()
     assert expected in printed
     assert not HEAVY & imported
 
