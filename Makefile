@@ -46,7 +46,7 @@ format: $(READY)
 
 wheel: $(READY)
 	rm -rf build dist
-	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python -m build --quiet --wheel --no-isolation
 
 venv: $(READY)
 
