@@ -134,5 +134,7 @@ def check_alike(
             )
     others = {t.dtype for n, t in tuned.items() if t.dtype != base[n].dtype}
     if others:
-        notes.append(f"{label}: stored as {some(others)} where the base is not; compared in float32")
+        notes.append(
+            f"{label}: stored as {some(others)} where the base is not; compared in float32"
+        )
     return notes

@@ -35,7 +35,9 @@ class Difference(Protocol):
     def infos(self) -> dict[str, TensorInfo]:
         """Return the parameters looked at, with the dtype their values are stored in."""
 
-    def block(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+    def block(
+        self, name: str, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
         """Return (entries to store, entries the seed keeps or None, values) of a flat range."""
 
 
@@ -62,7 +64,12 @@ def write_add(
     difference = AddDifference(base, tuned, mask, dtype)
     recipe = {"mask": "none"} if mask is None else mask.describe()
     table = base_table or ModelTable(base.infos, base.digests())
-    metadata = {"role": "add", "task": task, "base_tensors": table.render(), "recipe": render(recipe)}
+    metadata = {
+        "role": "add",
+        "task": task,
+        "base_tensors": table.render(),
+        "recipe": render(recipe),
+    }
     _write(Path(path), difference, metadata, table, progress, files)
 
 
@@ -109,7 +116,9 @@ class AddDifference:
 
     def infos(self) -> dict[str, TensorInfo]:
         return {
-            name: TensorInfo(self._dtype or self._base.infos[name].dtype, self._base.infos[name].shape)
+            name: TensorInfo(
+                self._dtype or self._base.infos[name].dtype, self._base.infos[name].shape
+            )
             for name in merged_names(self._base.infos)
         }
 
@@ -123,7 +132,9 @@ class AddDifference:
         self._delta.block_into(delta, name, start, base)
         return delta
 
-    def block(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+    def block(
+        self, name: str, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
         delta = self.values(name, start, stop)
         stored = delta.to(torch_dtype(self._dtype or self._base.infos[name].dtype))
         wide = stored.to(delta.dtype)
@@ -160,7 +171,9 @@ class ReplaceDifference:
     def infos(self) -> dict[str, TensorInfo]:
         return dict(sorted(self._tuned.infos.items()))
 
-    def block(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+    def block(
+        self, name: str, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
         import numpy as np
 
         values = self._tuned.block(name, start, stop, self._raw)
@@ -261,4 +274,3 @@ def _write_part(writer: SafetensorsWriter, difference: Difference, name: str, pa
         done += int(kept.sum())
     if part.codec != "dense" and done != part.count:
         raise BadValue(f"{name!r} changed between two passes", remedy="run the command again")
-

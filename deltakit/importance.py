@@ -136,7 +136,10 @@ class ImportanceMap(Mapping[str, "Tensor"]):
         names = list(self)
         dealt = random.Random(f"deltakit shuffle {seed} {self.task}").sample(names, len(names))
         return self._with(
-            {name: self[other].reshape(self[name].shape) for name, other in zip(names, dealt, strict=True)},
+            {
+                name: self[other].reshape(self[name].shape)
+                for name, other in zip(names, dealt, strict=True)
+            },
             f"shuffled, seed {seed}",
         )
 

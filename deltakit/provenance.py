@@ -84,8 +84,12 @@ class ModelTable:
                 raise WrongBase(
                     f"{artifact} was made against another base: {name!r} differs",
                     where=model,
-                    expected="no such tensor" if mine is None else f"{mine.dtype} {list(mine.shape)}",
-                    got="no such tensor" if theirs is None else f"{theirs.dtype} {list(theirs.shape)}",
+                    expected="no such tensor"
+                    if mine is None
+                    else f"{mine.dtype} {list(mine.shape)}",
+                    got="no such tensor"
+                    if theirs is None
+                    else f"{theirs.dtype} {list(theirs.shape)}",
                     remedy="give the base it was made against",
                 )
             if self.digests[name] != other.digests[name]:

@@ -86,7 +86,9 @@ class Checkpoint(TensorSource):
             for shard in sorted(set(claimed.values()))
         ]
         model = cls(path, shards, files)
-        missing = {n for n, s in claimed.items() if n not in model._home or model._home[n].path.name != s}
+        missing = {
+            n for n, s in claimed.items() if n not in model._home or model._home[n].path.name != s
+        }
         extra = set(model._home) - set(claimed)
         if missing or extra:
             raise BadFile(

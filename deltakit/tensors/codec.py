@@ -23,7 +23,9 @@ def index_dtype(numel: int) -> str:
     return "U32" if numel <= 1 << 32 else "U64"
 
 
-def stored(name: str, codec: Codec, dtype: str, shape: tuple[int, ...], count: int) -> dict[str, TensorInfo]:
+def stored(
+    name: str, codec: Codec, dtype: str, shape: tuple[int, ...], count: int
+) -> dict[str, TensorInfo]:
     """Return the file tensors that hold `count` values of a parameter under `codec`.
 
     >>> stored("w", "bitmask", "BF16", (4, 4), 3)["w.bitmask"]

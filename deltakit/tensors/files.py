@@ -189,7 +189,9 @@ class NewFile:
                 self._files.close(self._fd)
             if kind is None:
                 if not self._replace and self._files.exists(self.path):
-                    raise AlreadyThere("the file appeared while it was written", where=str(self.path))
+                    raise AlreadyThere(
+                        "the file appeared while it was written", where=str(self.path)
+                    )
                 self._files.rename(self._temporary, self.path)
                 committed = True
                 self._files.sync_folder(self.path.parent)
@@ -199,9 +201,7 @@ class NewFile:
                     self._files.delete(self._temporary)
 
 
-def write_whole(
-    path: Path, data: bytes, *, replace: bool = False, files: Files = LOCAL
-) -> None:
+def write_whole(path: Path, data: bytes, *, replace: bool = False, files: Files = LOCAL) -> None:
     """Write a small file durably: temporary, fsync, rename, fsync of the folder."""
     with NewFile(path, len(data), replace=replace, files=files) as file:
         file.write(data, 0)

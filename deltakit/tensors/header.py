@@ -73,9 +73,7 @@ def parse(raw: bytes, file_size: int) -> Header:
     for begin, end, name in spans:
         if begin != at:
             kind = "overlaps the one before it" if begin < at else "leaves a hole before it"
-            raise BadFile(
-                f"tensor {name!r} {kind}", expected=f"offset {at}", got=f"offset {begin}"
-            )
+            raise BadFile(f"tensor {name!r} {kind}", expected=f"offset {at}", got=f"offset {begin}")
         at = end
     if data_start + at != file_size:
         raise BadFile(
@@ -140,7 +138,9 @@ def _entry(name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise BadFile(f"unknown dtype {dtype!r}", where=where)
     if not isinstance(shape, list) or not all(_integer(n, MOST_ELEMENTS) for n in shape):
-        raise BadFile("the shape is not a list of sizes up to 2^40", where=where, got=f"{shape}"[:80])
+        raise BadFile(
+            "the shape is not a list of sizes up to 2^40", where=where, got=f"{shape}"[:80]
+        )
     # A zero anywhere makes the product zero, so the others are bounded on their own.
     if math.prod(n or 1 for n in shape) > MOST_ELEMENTS:
         raise BadFile("the shape has over 2^40 elements", where=where, got=f"{shape}"[:80])

@@ -1,0 +1,182 @@
+"""One parameter of a sparse file, read by blocks without expanding the rest."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from deltakit.errors import BadFile
+from deltakit.rng import Draws
+from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, unpack
+from deltakit.tensors.dtypes import itemsize, torch_dtype
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.reader import SafetensorsFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+CHUNK = 1 << 16  # entries between two remembered counts; a multiple of 8
+
+
+class SparseTensor:
+    """A parameter under one codec: which entries are kept, and their values, for any flat range.
+
+    A count of kept entries every 65536 positions, made in one pass on first use, tells where the
+    values of a block begin. That pass also checks the file: set bits, sorted indices or draws must
+    be as many as the values. Raises BadFile naming the parameter.
+    """
+
+    def __init__(
+        self,
+        file: SafetensorsFile,
+        name: str,
+        codec: Codec,
+        shape: tuple[int, ...],
+        draws: tuple[Draws, float] | None = None,
+    ) -> None:
+        infos = file.header.infos
+        self.name, self.codec, self._file, self._draws = name, codec, file, draws
+        stem = name if codec == "dense" else name + VALUES
+        self.info = TensorInfo(infos[stem].dtype, shape)
+        self.count = infos[stem].numel
+        self._lock = threading.Lock()
+        self._before: np.ndarray | None = None
+        expected = {
+            "dense": (name, (shape,)),
+            "bitmask": (name + BITMASK, ((-(-self.info.numel // 8),),)),
+            "indices": (name + INDICES, ((self.count,),)),
+            "seed": (stem, ((self.count,),)),
+        }[codec]
+        if infos[expected[0]].shape not in expected[1] or (codec == "seed" and draws is None):
+            raise self._bad(f"{expected[0]} does not fit the parameter's shape {list(shape)}")
+        if codec == "bitmask" and infos[name + BITMASK].dtype != "U8":
+            raise self._bad("the bitmask is not U8")
+        if codec == "indices" and infos[name + INDICES].dtype not in ("U32", "U64", "I32", "I64"):
+            raise self._bad("the indices are not integers of 32 or 64 bits")
+
+    def _bad(self, fact: str) -> BadFile:
+        return BadFile(fact, where=f"{self._file.path}, parameter {self.name!r}")
+
+    def add_to(self, out: Tensor, start: int, *, minus: Tensor | None = None) -> None:
+        """Write the kept values of entries start.. into flat `out`; others stay as they are.
+
+        With `minus`, that flat tensor's entries are subtracted from the values (a `replace` delta
+        minus its base). Values are converted to out's dtype first.
+        """
+        stop = start + len(out)
+        if self.codec == "dense":
+            out.copy_(self._values(start, stop))
+            if minus is not None:
+                out.sub_(minus)
+            return
+        kept = self.kept(start, stop)
+        first = self._values_before(start)
+        values = self._values(first, first + int(kept.sum())).to(out.dtype)
+        if minus is not None:
+            import torch
+
+            values = values - minus[torch.from_numpy(kept)]
+        scatter(values, kept, out)
+
+    def kept(self, start: int, stop: int) -> np.ndarray:
+        """Return which entries start..stop hold a value: bool (stop - start,)."""
+        import numpy as np
+
+        if self.codec == "dense":
+            return np.ones(stop - start, dtype=np.bool_)
+        self._table()
+        return self._kept(start, stop)
+
+    def _kept(self, start: int, stop: int) -> np.ndarray:
+        import numpy as np
+
+        if self.codec == "seed":
+            assert self._draws is not None
+            draws, density = self._draws
+            return draws.keep(start, stop, density)
+        if self.codec == "bitmask":
+            first, last = start // 8, -(-stop // 8)
+            raw = self._read(self.name + BITMASK, first, last, np.dtype("u1"))
+            return unpack(raw, start - first * 8, stop - start)
+        table = self._before
+        assert table is not None
+        indices = self._indices(int(table[start // CHUNK]), int(table[-(-stop // CHUNK)]))
+        kept = np.zeros(stop - start, dtype=np.bool_)
+        kept[indices[(indices >= start) & (indices < stop)] - start] = True
+        return kept
+
+    def _values_before(self, start: int) -> int:
+        table = self._table()
+        chunk = start // CHUNK
+        inside = self._kept(chunk * CHUNK, start).sum() if start % CHUNK else 0
+        return int(table[chunk]) + int(inside)
+
+    def _table(self) -> np.ndarray:
+        """Return how many values lie before entry 0, CHUNK, 2 CHUNK, ... and at the end."""
+        with self._lock:
+            if self._before is None:
+                self._before = self._count()
+            return self._before
+
+    def _count(self) -> np.ndarray:
+        import numpy as np
+
+        numel = self.info.numel
+        starts = range(0, numel, CHUNK)
+        if self.codec == "indices":
+            table = self._count_indices(np.append(np.arange(0, numel, CHUNK), numel))
+        else:
+            counts = [int(self._kept(at, min(at + CHUNK, numel)).sum()) for at in starts]
+            table = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+        if table[-1] != self.count or (self.codec == "bitmask" and self._stray_bits()):
+            raise self._bad(f"{self.count} values stand for {int(table[-1])} kept entries")
+        return table
+
+    def _stray_bits(self) -> bool:
+        """Tell whether a bit past the last entry is set."""
+        import numpy as np
+
+        if self.info.numel % 8 == 0:
+            return False
+        at = self.info.numel // 8
+        raw = self._read(self.name + BITMASK, at, at + 1, np.dtype("u1"))
+        return bool(raw[0] >> (self.info.numel % 8))
+
+    def _count_indices(self, bounds: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        table = np.zeros(len(bounds), dtype=np.int64)
+        last = -1
+        for at in range(0, self.count, 1 << 20):
+            part = self._indices(at, min(at + (1 << 20), self.count))
+            if part[0] <= last or part[-1] >= self.info.numel or not (np.diff(part) > 0).all():
+                raise self._bad("the indices are not ascending within the parameter")
+            table += np.searchsorted(part, bounds)
+            last = int(part[-1])
+        return table
+
+    def _indices(self, start: int, stop: int) -> np.ndarray:
+        import numpy as np
+
+        kind = {"U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8"}
+        dtype = self._file.header.infos[self.name + INDICES].dtype
+        raw = self._read(self.name + INDICES, start, stop, np.dtype(kind[dtype]))
+        return raw.astype(np.int64)
+
+    def _read(self, name: str, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
+        import numpy as np
+
+        out = np.empty(stop - start, dtype=dtype)
+        self._file.read(name, start * dtype.itemsize, memoryview(out).cast("B"))
+        return out
+
+    def _values(self, start: int, stop: int) -> Tensor:
+        """Return stored values number start..stop in their own dtype."""
+        import torch
+
+        name = self.name if self.codec == "dense" else self.name + VALUES
+        size = itemsize(self.info.dtype)
+        raw = torch.empty((stop - start) * size, dtype=torch.uint8)
+        self._file.read(name, start * size, memoryview(raw.numpy()))
+        return raw.view(torch_dtype(self.info.dtype))
