@@ -1,0 +1,88 @@
+"""What makes the output a model folder: config, tokenizer, index, recipe and model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from deltakit.delta import Delta
+from deltakit.delta_source import ModelDelta
+from deltakit.engine.card import model_card
+from deltakit.engine.plan import Plan
+from deltakit.errors import AlreadyThere, BadValue
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.dtypes import DTYPES
+from deltakit.tensors.files import Files, read_whole, write_whole
+from deltakit.tensors.index import INDEX_NAME, index_bytes
+from deltakit.tensors.sidecars import RECIPE_NAME, sidecars
+
+
+def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
+    """Raise unless `out` is free, or a merged model that may be replaced.
+
+    Even with `overwrite` only a folder that holds a recipe is replaced, so that a slip of the
+    keyboard deletes no home folder, and never one that holds an input.
+    """
+    target = out.resolve()
+    for path in _input_paths(plan):
+        if path.resolve().is_relative_to(target):
+            raise BadValue(
+                "the output would replace an input",
+                where=str(out),
+                got=str(path),
+                remedy="choose another --out",
+            )
+    if not files.exists(out):
+        return
+    if not overwrite:
+        raise AlreadyThere(
+            "the output exists already",
+            where=str(out),
+            remedy="choose another --out, or pass --overwrite to replace it",
+        )
+    if not (out / RECIPE_NAME).is_file():
+        raise AlreadyThere(
+            f"the output exists and holds no {RECIPE_NAME}, so it is not ours to replace",
+            where=str(out),
+            remedy="choose another --out, or delete it yourself",
+        )
+
+
+def _input_paths(plan: Plan) -> list[Path]:
+    paths = [plan.base.path]
+    for expert in plan.experts:
+        source = expert.source
+        if isinstance(source, Delta):
+            paths.append(source.file.path)
+        elif isinstance(source, ModelDelta) and isinstance(source.tuned, Checkpoint):
+            paths.append(source.tuned.path)
+    return paths
+
+
+def write_sidecars(plan: Plan, folder: Path, files: Files) -> None:
+    """Write everything of the output but its weights, from the base's folder and the plan."""
+    source = plan.base.folder
+    kept = sidecars(source) if (source / "config.json").exists() else []
+    for relative in kept:
+        data = read_whole(source / relative, files)
+        if relative.name == "config.json" and len(relative.parts) == 1:
+            data = _config(plan, data)
+        if len(relative.parts) > 1:
+            files.make_folder((folder / relative).parent)
+        write_whole(folder / relative, data, files=files)
+    if len(plan.shards) > 1:
+        homes = {name: shard.file_name for shard in plan.shards for name in shard.infos}
+        write_whole(folder / INDEX_NAME, index_bytes(homes, plan.bytes_out), files=files)
+    write_whole(folder / RECIPE_NAME, plan.recipe.encode(), files=files)
+    write_whole(folder / "README.md", model_card(plan.recipe).encode(), files=files)
+
+
+def _config(plan: Plan, data: bytes) -> bytes:
+    """Return config.json, with the output's dtype where that is not the base's."""
+    if plan.recipe.dtype is None:
+        return data
+    config = plan.base.config()
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            config[key] = DTYPES[plan.recipe.dtype][1]
+    return (json.dumps(config, indent=2) + "\n").encode()

@@ -1,0 +1,54 @@
+"""A few threads that share one list of work, and stop together."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def run_all(do: Callable[[T], None], work: Iterator[T], threads: int) -> None:
+    """Do every item of `work` with `threads` threads; the first error stops all and is raised."""
+    lock, stop = threading.Lock(), threading.Event()
+
+    def loop() -> None:
+        while not stop.is_set():
+            with lock:
+                item = next(work, None)
+            if item is None:
+                return
+            try:
+                do(item)
+            except BaseException:
+                stop.set()
+                raise
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="deltakit") as pool:
+        futures = [pool.submit(loop) for _ in range(threads)]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:  # Ctrl-C arrives here, in the main thread
+            stop.set()
+            raise
+    for future in done:
+        future.result()
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let each of our threads compute on its own: torch's pool on top of them only gets in the way.
+
+    Blocks are small, so that two threads of ours beat torch's own threading many times over.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
