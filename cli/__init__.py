@@ -1,0 +1,1 @@
+"""The command `deltakit`: one verb a file; nothing here computes."""

@@ -1,0 +1,179 @@
+"""The front of the command: finds the verb, runs it, and turns what it raises into one message."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from deltakit_cli import verbs
+from deltakit_cli.output import note, printable, say
+
+PANELS = ["Store", "Merge", "Look"]  # the order of the help; a heading not named here comes last
+FIRST = ["init", "base", "add"]  # verbs in the order they are met; the others by name
+
+INTERRUPTED = "interrupted, nothing was left half-written"
+
+REMEDIES = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EACCES: "check who may read and write there",
+    errno.EPERM: "check who may read and write there",
+    errno.EROFS: "write to another disk",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def verb_names() -> list[str]:
+    """Return the verbs there are: `import_.py` is the verb "import", `dry_run.py` "dry-run".
+
+    >>> "inspect" in verb_names()
+    True
+    """
+    found = sorted(_verb(module.name) for module in pkgutil.iter_modules(verbs.__path__))
+    return [v for v in FIRST if v in found] + [v for v in found if v not in FIRST]
+
+
+def _verb(module: str) -> str:
+    return module.rstrip("_").replace("_", "-")
+
+
+class Front(TyperGroup):
+    """The group of all verbs: its help has one section a panel; what a verb raises ends here."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {name: [] for name in PANELS}
+        room = formatter.width - 6 - max(map(len, self.commands), default=0)
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None)
+            heading = panel if isinstance(panel, str) else "Other"
+            panels.setdefault(heading, []).append((name, command.get_short_help_str(room)))
+        for heading, rows in panels.items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            note(INTERRUPTED)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if hasattr(error, "show") or ctx.params.get("debug"):
+                raise  # a usage error, which the library shows; or the traceback that was asked for
+            note(explain(error))
+            raise typer.Exit(1) from None
+
+
+def explain(error: Exception) -> str:
+    """Return the one message that the user gets for an error."""
+    from deltakit.errors import DeltakitError
+
+    if isinstance(error, DeltakitError):
+        return f"error: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        path = f"{printable(os.fsdecode(error.filename))}: " if error.filename is not None else ""
+        remedy = REMEDIES.get(error.errno or 0)
+        return f"error: {path}{error.strerror.lower()}" + (f" ({remedy})" if remedy else "")
+    if isinstance(error, MemoryError):
+        return "error: out of memory (give fewer --threads, or a smaller --block-size)"
+    return (
+        f"error: {type(error).__name__}: {error}\n"
+        "  this is a fault in deltakit; --debug shows where it happened"
+    )
+
+
+def build(wanted: Iterable[str] | None = None) -> typer.Typer:
+    """Return the application with the given verbs, or with all of them."""
+    app = typer.Typer(
+        cls=Front,
+        name="deltakit",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(_front)
+    modules = {_verb(module.name): module.name for module in pkgutil.iter_modules(verbs.__path__)}
+    for verb in verb_names() if wanted is None else wanted:
+        module = importlib.import_module(f"deltakit_cli.verbs.{modules[verb]}")
+        panel = getattr(module, "PANEL", "Other")
+        if hasattr(module, "app"):
+            module.app.rich_markup_mode = None
+            app.add_typer(module.app, name=verb, rich_help_panel=panel)
+        else:
+            app.command(verb, rich_help_panel=panel)(module.command)
+    return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        say(f"deltakit {version('deltakit-merge')}")
+        raise typer.Exit
+
+
+def _front(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Store what fine-tuning changed, and merge it.
+
+    A task may be given by its name in a store, or as the path of a model folder or delta file.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command with these arguments (the process's own by default), and exit."""
+    given = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks is no error
+            stream.reconfigure(errors="backslashreplace")
+    options = given[: given.index("--")] if "--" in given else given
+    if "--debug" in options:  # taken anywhere on the line
+        given.remove("--debug")
+        given.insert(0, "--debug")
+    verb = next((word for word in given if not word.startswith("-")), None)
+    try:
+        # Only the verb that is called is imported; help and a mistyped verb need all of them.
+        app = build([verb] if verb in verb_names() else None)
+        app(args=given, prog_name="deltakit")
+    except KeyboardInterrupt:
+        note(INTERRUPTED)
+        sys.exit(130)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out what is buffered; where the reader is gone, keep the interpreter quiet about it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()
