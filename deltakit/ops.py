@@ -9,6 +9,7 @@ are added (no fused multiply-add), so equal opposite terms cancel exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,14 +31,6 @@ def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def rescale(deltas: Tensor, factors: Sequence[float]) -> Tensor:
-    """Return each delta times its own factor: (k, *shape), k numbers -> (k, *shape)."""
-    scaled = deltas.clone()
-    for delta, factor in zip(scaled, factors, strict=True):
-        delta *= factor
-    return scaled
-
-
 def elect_sign(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the sign of the weighted sum: +1, -1, or 0 where the sum is zero."""
     return weighted_sum(deltas, weights).sign()
@@ -48,23 +41,37 @@ def count_sign(deltas: Tensor) -> Tensor:
     return weighted_sum(deltas.sign(), [1.0] * len(deltas)).sign()
 
 
+def agreeing(deltas: Tensor, elected: Tensor) -> Tensor:
+    """Return where a delta has the elected sign: (k, *shape), (*shape) -> bool (k, *shape).
+
+    A delta of 0 agrees with nothing, and where no sign was elected nobody agrees.
+    """
+    return deltas * elected > 0.0
+
+
 def disjoint_sum(deltas: Tensor, weights: Sequence[float], agrees: Tensor) -> Tensor:
     """Return sum of w_i d_i over the experts that agree: bool (k, *shape) -> (*shape)."""
     return weighted_sum(deltas * agrees, weights)
 
 
-def disjoint_mean(deltas: Tensor, weights: Sequence[float], agrees: Tensor) -> Tensor:
-    """Return the weighted mean over the experts that agree, 0 where none does.
+def disjoint_mean(
+    deltas: Tensor,
+    weights: Sequence[float],
+    agrees: Tensor,
+    divisors: Sequence[float] | None = None,
+) -> Tensor:
+    """Return the sum over the experts that agree, divided by their weights; 0 where none does.
 
     >>> import torch
     >>> deltas = torch.tensor([[4.0, -1.0], [2.0, 5.0]])
     >>> disjoint_mean(deltas, [1.0, 1.0], deltas > 0)
     tensor([3., 5.])
 
-    deltas (k, *shape), weights k numbers, agrees bool (k, *shape) -> (*shape).
+    deltas (k, *shape), weights k numbers, agrees bool (k, *shape) -> (*shape). `divisors`: what
+    each agreeing expert adds to the divisor, its weight unless told.
     """
     total = disjoint_sum(deltas, weights, agrees)
-    mass = weighted_sum(agrees.to(deltas.dtype), weights)
+    mass = weighted_sum(agrees.to(deltas.dtype), weights if divisors is None else divisors)
     # Where nobody agrees both are zero; dividing by 1 there gives the 0 that is meant.
     return total / mass.masked_fill_(mass == 0, 1.0)
 
@@ -72,3 +79,12 @@ def disjoint_mean(deltas: Tensor, weights: Sequence[float], agrees: Tensor) -> T
 def kept_count(numel: int, density: float) -> int:
     """Return how many of `numel` entries a trim to `density` keeps: rounded, at least one."""
     return min(numel, max(1, round(density * numel)))
+
+
+def kept_density(drop_rate: float) -> float:
+    """Return 1 - drop_rate as decimal fractions: 0.9 keeps 0.1 and not 0.09999999999999998.
+
+    >>> kept_density(0.9)
+    0.1
+    """
+    return float(1 - Decimal(str(drop_rate)))

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.strategies._stack import Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Rescale = Literal["none", "inverse", "l1"]
-
-
-def kept_density(p: float) -> float:
-    """Return 1 - p without the noise of binary fractions: a drop rate of 0.9 keeps 0.1."""
-    return round(1.0 - p, 12)
 
 
 def drop(stack: Stack, density: float, rescale: Rescale) -> Tensor:
@@ -25,15 +19,18 @@ def drop(stack: Stack, density: float, rescale: Rescale) -> Tensor:
     multiplied by 1 ("none"), 1 / density ("inverse"), or by what restores the L1 norm of the
     whole tensor ("l1"; a tensor with nothing left stays zero).
     """
-    dropped = stack.deltas * stack.drawn(density)
+    deltas = stack.deltas * stack.drawn(density)
     if rescale == "inverse":
-        return ops.rescale(dropped, [1.0 / density] * len(dropped))
-    if rescale == "l1":
-        return ops.rescale(dropped, [_l1_factor(stack, i, density) for i in range(len(dropped))])
-    return dropped
+        deltas /= density
+    elif rescale == "l1":
+        for expert, delta in enumerate(deltas):
+            delta *= _l1_factor(stack, expert, density)
+    return deltas
 
 
 def _l1_factor(stack: Stack, expert: int, density: float) -> float:
+    import torch
+
     whole = stack.whole
     assert whole is not None
     before = whole.total("l1", expert, lambda block, _: block.abs())
@@ -42,4 +39,5 @@ def _l1_factor(stack: Stack, expert: int, density: float) -> float:
         expert,
         lambda block, start: block.abs() * stack.draw(expert, density, start, block.numel()),
     )
-    return before / after if after else 0.0
+    # Where next to nothing is left, the largest finite factor: infinity times 0 is no number.
+    return min(before / after, torch.finfo(stack.deltas.dtype).max) if after else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,16 +21,16 @@ class Whole:
     """Facts about all entries that a slice is taken from, each found once, by streaming.
 
     `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
-    not the engine's block size, so that a sum has the same bits however the work is cut.
+    not the engine's block size, so that a sum has the same bits however the work is cut. Threads
+    that ask for one fact wait for the first of them; different facts are found side by side.
     """
 
     def __init__(self, numel: int, blocks: Callable[[int], Iterable[Tensor]]) -> None:
-        import threading
-
         self.numel = numel
         self._blocks = blocks
         self._known: dict[Any, Any] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[Any, threading.Lock] = {}
+        self._lock = threading.Lock()  # held only to find a fact's own lock
 
     def cut(self, expert: int, density: float) -> Cut:
         """Return where a trim of this expert to `density` cuts."""
@@ -54,12 +55,14 @@ class Whole:
 
     def _once(self, key: Any, find: Callable[[], Any]) -> Any:
         with self._lock:
+            of_key = self._locks.setdefault(key, threading.Lock())
+        with of_key:
             if key not in self._known:
                 self._known[key] = find()
             return self._known[key]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """One parameter of k experts: deltas to one base, in the order of the tasks.
 
@@ -82,9 +85,9 @@ class Stack:
     start: int = 0
     fact: Any = None  # what the strategy's prepare returned for this parameter
     whole: Whole | None = None  # the parameter; made from `deltas` when that is all of it
-    model: Whole | None = None  # all parameters one after the other, sorted by name
+    model: Whole | None = None  # all parameters, sorted by name; `whole` when there is no other
     model_start: int = 0  # flat index of this parameter's first entry in `model`
-    _draws: dict[str, Draws] = field(default_factory=dict, repr=False, compare=False)
+    _draws: dict[str, Draws] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         experts = len(self.deltas)
@@ -96,6 +99,8 @@ class Stack:
             numel = self.deltas[0].numel()
             whole = Whole(numel, lambda expert: [self.deltas[expert].reshape(-1)])
             object.__setattr__(self, "whole", whole)
+        if self.model is None:
+            object.__setattr__(self, "model", self.whole)
 
     def trimmed(self, density: float, scope: Scope = "tensor") -> Tensor:
         """Return the deltas with all but each expert's largest magnitudes set to 0.
@@ -104,7 +109,7 @@ class Stack:
         model (`"global"`), at least one entry; equal magnitudes: the lowest flat index first.
         """
         whole, start = self.whole, self.start
-        if scope == "global" and self.model is not None:
+        if scope == "global":
             whole, start = self.model, self.model_start + self.start
         assert whole is not None
         trimmed = self.deltas.clone()
@@ -119,9 +124,9 @@ class Stack:
         """Return one random mask an expert, True where kept: bool (k, *shape)."""
         import torch
 
-        return torch.stack(
-            [self.draw(i, density, self.start, delta.numel()) for i, delta in enumerate(self.deltas)]
-        ).reshape(self.deltas.shape)
+        count = self.deltas[0].numel()
+        masks = [self.draw(i, density, self.start, count) for i in range(len(self.deltas))]
+        return torch.stack(masks).reshape(self.deltas.shape)
 
     def draw(self, expert: int, density: float, start: int, count: int) -> Tensor:
         """Return the expert's mask for `count` entries from flat index `start`: bool (count,)."""

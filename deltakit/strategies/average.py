@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue
@@ -25,6 +25,10 @@ class Average(Strategy):
     """
 
     paper = "Wortsman et al. 2022, arXiv:2203.05482"
+
+    @property
+    def combines(self) -> Literal["mean", "sum"]:
+        return "mean"
 
     def check_weights(self, weights: Sequence[float]) -> None:
         if math.fsum(weights) == 0.0:

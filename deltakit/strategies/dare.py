@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._random import Rescale, drop, kept_density
+from deltakit.strategies._random import Rescale, drop
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy, check_fraction
 
@@ -27,7 +27,7 @@ class Dare(Strategy):
 
     paper = "Yu et al. 2024, arXiv:2311.03099"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         check_fraction("p", self.p, zero=True, one=False)
 
     @property
@@ -35,5 +35,5 @@ class Dare(Strategy):
         return "tensor" if self.rescale == "l1" else "nothing"
 
     def merge(self, stack: Stack) -> Tensor:
-        deltas = drop(stack, kept_density(self.p), self.rescale)  # (k, *shape)
+        deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)
         return ops.weighted_sum(deltas, stack.weights)

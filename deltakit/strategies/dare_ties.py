@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._random import Rescale, drop, kept_density
+from deltakit.strategies._random import Rescale, drop
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy, check_fraction, check_positive_weights
 
@@ -24,18 +24,21 @@ class DareTies(Strategy):
 
     paper = "Yu et al. 2024, arXiv:2311.03099"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         check_fraction("p", self.p, zero=True, one=False)
 
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor" if self.rescale == "l1" else "nothing"
 
+    @property
+    def combines(self) -> Literal["mean", "sum"]:
+        return "mean"
+
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("dare_ties", weights)
 
     def merge(self, stack: Stack) -> Tensor:
-        deltas = drop(stack, kept_density(self.p), self.rescale)  # (k, *shape)
+        deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)
         elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
-        agrees = (deltas.sign() == elected) & (deltas != 0)
-        return ops.disjoint_mean(deltas, stack.weights, agrees)
+        return ops.disjoint_mean(deltas, stack.weights, ops.agreeing(deltas, elected))

@@ -27,7 +27,8 @@ class Klf(Strategy):
     the tasks it is important to; softmax of importance / tau), whatever the order. neither: what
     a unit important to nobody gets in the static chain, half the new one (the paper) or its
     "running_mean" share 1/k. beta is the memory of the cumulative importance. tau 0.25 is the
-    reference code's, 0.15 is also reported. A skill unit is a parameter tensor.
+    reference code's, 0.15 is also reported. A skill unit is a parameter tensor; one that no map
+    scores is averaged.
     """
 
     fusion: Literal["static", "adaptive"] = "static"
@@ -44,12 +45,16 @@ class Klf(Strategy):
     weighted = False
     needs_importance = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         check_fraction("quantile", self.quantile, zero=True)
         check_fraction("gamma", self.gamma, zero=True)
         check_fraction("beta", self.beta, zero=True)
         if not self.tau > 0.0:
             raise BadValue("tau is not above 0", got=f"{self.tau:g}")
+
+    @property
+    def combines(self) -> Literal["mean", "sum"]:
+        return "mean"
 
     def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
         units = _common_units(scores, names)
@@ -61,7 +66,10 @@ class Klf(Strategy):
 
     def coefficients(self, scores: np.ndarray) -> np.ndarray:
         """Return each task's share of each unit, columns summing to 1: (tasks, units) float64."""
-        return self._joint(scores) if self.order == "joint" else self._sequential(scores)
+        import numpy as np
+
+        with np.errstate(over="ignore"):  # a tiny tau: exp(inf) gives the shares 0 and 1 meant
+            return self._joint(scores) if self.order == "joint" else self._sequential(scores)
 
     def _sequential(self, scores: np.ndarray) -> np.ndarray:
         shares = scores * 0.0
@@ -130,9 +138,8 @@ def _common_units(scores: Sequence[Scores], names: Sequence[str]) -> list[str]:
         missing = [name for name in units if name not in task]
         if missing:
             raise NamesDiffer(
-                f"the importance map of task {number + 1} lacks {len(missing)} parameters that"
-                " another task's map has",
-                got=some(missing),
+                f"the importance map of task {number + 1} lacks parameters that another map has",
+                where=some(missing),
                 remedy="capture all maps over the same parameters",
             )
     if not units:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._random import Rescale, drop, kept_density
+from deltakit.strategies._random import Rescale, drop
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy, check_fraction
 
@@ -28,7 +28,7 @@ class Sotu(Strategy):
 
     paper = "arXiv:2411.02813"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.p != "auto":
             check_fraction("p", self.p, zero=True, one=False)
 
@@ -37,6 +37,6 @@ class Sotu(Strategy):
         return "tensor" if self.rescale == "l1" else "nothing"
 
     def merge(self, stack: Stack) -> Tensor:
-        density = 1 / len(stack.deltas) if self.p == "auto" else kept_density(self.p)
+        density = 1 / len(stack.deltas) if self.p == "auto" else ops.kept_density(self.p)
         deltas = drop(stack, density, self.rescale)  # (k, *shape)
         return ops.weighted_sum(deltas, stack.weights)

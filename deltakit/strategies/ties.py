@@ -22,6 +22,10 @@ class Ties(Strategy):
     the whole model (scope). elect: the sign of the weighted sum ("mass") or the sign that more
     experts hold ("count"). divide: by the agreeing experts' weights, or by their number ("count",
     as PEFT does). combine: "mean" or "sum" of those that agree.
+
+    Where the sum or the count is level, no sign is elected and the entry is 0. PEFT elects + there,
+    sums without the weights, and keeps int(density * n) entries where this keeps the nearest
+    number, at least one.
     """
 
     density: float = 0.2
@@ -32,7 +36,7 @@ class Ties(Strategy):
 
     paper = "Yadav et al. 2023, arXiv:2306.01708"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         check_fraction("density", self.density)
 
     @property
@@ -40,6 +44,10 @@ class Ties(Strategy):
         if self.density == 1.0:
             return "nothing"
         return "model" if self.scope == "global" else "tensor"
+
+    @property
+    def combines(self) -> Literal["mean", "sum"]:
+        return self.combine
 
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("ties", weights)
@@ -50,10 +58,8 @@ class Ties(Strategy):
             elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
         else:
             elected = ops.count_sign(deltas)
-        agrees = (deltas.sign() == elected) & (deltas != 0)
+        agrees = ops.agreeing(deltas, elected)  # (k, *shape)
         if self.combine == "sum":
             return ops.disjoint_sum(deltas, stack.weights, agrees)
-        if self.divide == "count":
-            weighted = ops.rescale(deltas, stack.weights)
-            return ops.disjoint_mean(weighted, [1.0] * len(deltas), agrees)
-        return ops.disjoint_mean(deltas, stack.weights, agrees)
+        divisors = stack.weights if self.divide == "weights" else [1.0] * len(deltas)
+        return ops.disjoint_mean(deltas, stack.weights, agrees, divisors)
