@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from deltakit.errors import DeltakitError
+from deltakit.errors import AlreadyThere, DeltakitError
 from deltakit.learn.klf_importance import KlfImportance
 
 
@@ -22,16 +22,26 @@ class KlfImportanceCallback(TrainerCallback):
     with gradients unscaled and clipped (`timing="after"` runs right after the optimizer instead).
     A step that a GradScaler drops for overflow is skipped and counted. The other settings are
     those of `KlfImportance.attach`. State starts at zero with every call of `train()`, a
-    resumed one included. Under DistributedDataParallel the first process writes the map.
+    resumed one included. Under DistributedDataParallel the first process writes the map. A file
+    that exists is refused before training begins, not after it, unless `replace`.
     """
 
-    def __init__(self, path: str | Path, *, task: str, **settings: Any) -> None:
-        self.path = path
+    def __init__(
+        self, path: str | Path, *, task: str, replace: bool = False, **settings: Any
+    ) -> None:
+        self.path = Path(path)
         self.task = task
+        self.replace = replace
         self.settings = settings
         self.importance: KlfImportance | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.path.exists() and not self.replace:
+            raise AlreadyThere(
+                "the importance map exists",
+                where=str(self.path),
+                remedy="give another path, or replace=True",
+            )
         self.importance = KlfImportance.attach(kwargs["model"], **self.settings)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -44,7 +54,7 @@ class KlfImportanceCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self._attached().save(self.path, self.task)
+            self._attached().save(self.path, self.task, replace=self.replace)
 
     def _attached(self) -> KlfImportance:
         if self.importance is None:

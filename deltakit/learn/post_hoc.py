@@ -95,7 +95,7 @@ def _fisher(
     totals = dict.fromkeys(parameters, 0.0)
     skipped = 0
     for example in examples:
-        loss([example]).backward()  # type: ignore[no-untyped-call]
+        loss([example]).backward()
         squares = {
             name: float(torch.linalg.vector_norm(p.grad, dtype=torch.float64) ** 2)
             for name, p in parameters.items()
