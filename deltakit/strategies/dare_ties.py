@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DareTies(Strategy):
-    """Drop at random and rescale as dare, then elect a sign and average as ties."""
+    """Drop at random and rescale as dare, then elect a sign and average as ties.
+
+    p: the drop rate. rescale: "inverse", "l1" or "none", as in dare.
+    """
 
     p: float = 0.9
     rescale: Rescale = "inverse"
