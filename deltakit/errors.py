@@ -32,8 +32,11 @@ class DeltakitError(Exception):
         self.remedy = remedy
 
     def at(self, where: str) -> DeltakitError:
-        """Return this error with `where` put in front of the place it already names."""
-        self.where = where if self.where is None else f"{where}, {self.where}"
+        """Return this error with `where` put in front of the place it names, unless it is there."""
+        if not self.where:
+            self.where = where
+        elif not self.where.startswith(where):
+            self.where = f"{where}, {self.where}"
         return self
 
     def __str__(self) -> str:
@@ -76,8 +79,10 @@ class NonFinite(DeltakitError, ArithmeticError):
     """NaN or infinity where a number belongs."""
 
 
-class UnknownName(DeltakitError, LookupError):
+class UnknownName(DeltakitError, KeyError):
     """A task, strategy, setting or tensor that does not exist."""
+
+    __str__ = DeltakitError.__str__
 
 
 class NotFound(DeltakitError, FileNotFoundError):

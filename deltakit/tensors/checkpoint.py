@@ -11,7 +11,7 @@ from deltakit.tensors import tied
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import INDEX_NAME, check_link, read_index, read_json
-from deltakit.tensors.reader import PICKLE_SUFFIXES, SafetensorsFile, refuse_pickle
+from deltakit.tensors.reader import SafetensorsFile, refuse_pickle
 from deltakit.tensors.source import TensorSource
 
 
@@ -64,7 +64,7 @@ class Checkpoint(TensorSource):
         if not path.exists():
             raise NotFound("no such model", where=str(path), remedy="check the path")
         if not path.is_dir():
-            return cls(path, [SafetensorsFile(path, files)], files)
+            return cls(path, [SafetensorsFile(path, files)], files)  # a link given by name is meant
         index, single = path / INDEX_NAME, path / "model.safetensors"
         if index.exists() and single.exists():
             raise BadFile(
@@ -74,13 +74,12 @@ class Checkpoint(TensorSource):
             )
         if index.exists():
             return cls._open_sharded(path, index, files)
-        if single.exists():
-            return cls(path, [SafetensorsFile(single, files)], files)
-        return cls(path, [SafetensorsFile(_lone_file(path), files)], files)
+        file = single if single.exists() else _lone_file(path)
+        return cls(path, [SafetensorsFile(check_link(file, path), files)], files)
 
     @classmethod
     def _open_sharded(cls, path: Path, index: Path, files: Files) -> Checkpoint:
-        claimed = read_index(index, files)
+        claimed = read_index(check_link(index, path), files)
         shards = [
             SafetensorsFile(check_link(path / shard, path), files)
             for shard in sorted(set(claimed.values()))
@@ -121,7 +120,7 @@ class Checkpoint(TensorSource):
         path = self.folder / "config.json"
         if not path.exists():
             return {}
-        table = read_json(path, self._files)
+        table = read_json(check_link(path, self.folder), self._files)
         if not isinstance(table, dict):
             raise BadFile("config.json is not a JSON object", where=str(path))
         return table
@@ -143,9 +142,9 @@ def _lone_file(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
         return found[0]
-    for pickled in sorted(p for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES):
-        if not found:
-            refuse_pickle(pickled)
+    if not found:
+        for file in sorted(folder.iterdir()):
+            refuse_pickle(file)
     raise BadFile(
         "no single checkpoint in the folder",
         where=str(folder),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deltakit.errors import AlreadyThere, BadFile, InputChanged, NotFound
+from deltakit.errors import AlreadyThere, BadFile, BadValue, InputChanged, NotFound
 
 
 class FileState(NamedTuple):
@@ -54,7 +55,7 @@ class Files:
         while done < len(buffer):
             count = os.preadv(fd, [buffer[done:]], offset + done)
             if count == 0:
-                raise InputChanged("the file became shorter while it was read", where=where)
+                raise InputChanged("the file became shorter while it was read", where=where or None)
             done += count
 
     def close(self, fd: int) -> None:
@@ -63,7 +64,11 @@ class Files:
     def create(self, path: Path, size: int = 0) -> int:
         """Create a new file of `size` bytes for writing; an existing one is refused."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o666)
+        try:
+            fd = os.open(path, flags, 0o666)
+        except FileNotFoundError:
+            folder = str(path.parent)
+            raise NotFound("the folder does not exist", where=folder, remedy="make it") from None
         if size:
             try:
                 os.posix_fallocate(fd, 0, size)
@@ -134,11 +139,12 @@ def read_whole(path: Path, files: Files = LOCAL, most: int = 1 << 30) -> bytes:
 
 def temporary_name(path: Path) -> Path:
     """Return an unused hidden name beside `path`; `is_temporary` knows it again."""
-    return path.with_name(f".{path.name[:120]}.{secrets.token_hex(8)}.tmp")
+    # 40 letters of up to 4 bytes and the rest stay below the 255 bytes a name may have.
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    return re.fullmatch(r"\..*\.[0-9a-f]{16}\.tmp", path.name, re.DOTALL) is not None
 
 
 class NewFile:
@@ -153,8 +159,8 @@ class NewFile:
     b'ab'
 
     Leaving the `with` block by an exception removes the temporary file. Leaving it normally makes
-    the data durable (fsync), renames, and makes the name durable. `replace=False` refuses a
-    target that exists.
+    the data durable (fsync), renames, and makes the name durable; should that last step fail, the
+    error is raised and the file is there, complete. `replace=False` refuses a target that exists.
     """
 
     def __init__(
@@ -207,38 +213,47 @@ def write_whole(path: Path, data: bytes, *, replace: bool = False, files: Files 
         file.write(data, 0)
 
 
-@contextlib.contextmanager
-def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to fill, and rename it to `path` when the block ends well.
-
-    Raises AlreadyThere when `path` exists and `replace` is False. With `replace`, the old folder
-    is moved aside before the rename and deleted after it, so a crash leaves one of the two whole.
-    """
-    if files.exists(path) and not replace:
+def _check_free(path: Path, replace: bool, files: Files) -> None:
+    if not files.exists(path):
+        return
+    if not replace:
         raise AlreadyThere(
             "the output exists already",
             where=str(path),
             remedy="choose another --out, or pass --overwrite to replace it",
         )
+    if path.is_symlink() or not path.is_dir():
+        raise BadValue("the output to replace is not a folder", where=str(path))
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> Iterator[Path]:
+    """Give a temporary sibling of `path` to fill, and rename it to `path` when the block ends well.
+
+    Raises AlreadyThere when `path` exists and `replace` is False, BadValue when it is no folder.
+    With `replace`, the old folder is moved aside before the rename and deleted after it, so a
+    crash leaves one of the two whole.
+    """
+    path = Path(os.path.abspath(path))  # "." has no name to put a temporary one beside
+    _check_free(path, replace, files)
     files.make_folder(path.parent)
-    temporary = temporary_name(path)
-    files.make_folder(temporary)
+    temporary, old = temporary_name(path), temporary_name(path)
     try:
+        files.make_folder(temporary)
         yield temporary
         files.sync_folder(temporary)
-        old = temporary_name(path) if files.exists(path) else None
-        if old is not None:
+        _check_free(path, replace, files)
+        if files.exists(path):
             files.rename(path, old)
-        try:
-            files.rename(temporary, path)
-        except BaseException:
-            if old is not None:
-                files.rename(old, path)
-            raise
-        files.sync_folder(path.parent)
+        files.rename(temporary, path)
     except BaseException:
+        if files.exists(old) and not files.exists(path):
+            files.rename(old, path)
         with contextlib.suppress(OSError):
             files.delete_folder(temporary)
         raise
-    if old is not None:
-        files.delete_folder(old)
+    try:
+        files.sync_folder(path.parent)
+    finally:
+        if files.exists(old):
+            files.delete_folder(old)

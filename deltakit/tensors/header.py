@@ -14,6 +14,7 @@ from deltakit.tensors.dtypes import DTYPES
 MOST_HEADER_BYTES = 25_000_000
 MOST_TENSORS = 1_000_000
 MOST_ELEMENTS = 1 << 40
+MOST_DIMENSIONS = 64  # what torch can hold; also keeps the product of the sizes a small number
 ALIGNMENT = 4096
 
 
@@ -59,6 +60,8 @@ def parse(raw: bytes, file_size: int) -> Header:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise BadFile("__metadata__ is not a map of strings")
+    if any(_half_surrogate(text) for pair in metadata.items() for text in pair):
+        raise BadFile("__metadata__ holds half a surrogate pair")
     if len(table) > MOST_TENSORS:
         raise BadFile("too many tensors", expected=f"at most {MOST_TENSORS}", got=f"{len(table)}")
     data_start = 8 + len(raw)
@@ -87,8 +90,10 @@ def parse(raw: bytes, file_size: int) -> Header:
 
 
 def _load(raw: bytes) -> dict[str, Any]:
+    if raw[:1] != b"{":
+        raise BadFile("the header does not begin with {")
     try:
-        table = json.loads(
+        table: dict[str, Any] = json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
@@ -100,8 +105,6 @@ def _load(raw: bytes) -> dict[str, Any]:
         if isinstance(error, BadFile):
             raise
         raise BadFile(f"the header is not valid JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise BadFile("the header is not a JSON object", got=type(table).__name__)
     return table
 
 
@@ -124,26 +127,26 @@ def _no_float(text: str) -> NoReturn:
     raise BadFile(f"the float {text} stands in the header where an integer belongs")
 
 
+def _half_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _integer(value: Any, most: int) -> bool:
     return type(value) is int and 0 <= value <= most
 
 
 def _entry(name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     where = f"tensor {name!r}"
-    if "\0" in name or any(0xD800 <= ord(letter) <= 0xDFFF for letter in name):
+    if "\0" in name or _half_surrogate(name):
         raise BadFile("a tensor name holds NUL or half a surrogate pair", where=repr(name))
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise BadFile("the entry is malformed", where=where, expected="dtype, shape, data_offsets")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise BadFile(f"unknown dtype {dtype!r}", where=where)
-    if not isinstance(shape, list) or not all(_integer(n, MOST_ELEMENTS) for n in shape):
-        raise BadFile(
-            "the shape is not a list of sizes up to 2^40", where=where, got=f"{shape}"[:80]
-        )
-    # A zero anywhere makes the product zero, so the others are bounded on their own.
-    if math.prod(n or 1 for n in shape) > MOST_ELEMENTS:
-        raise BadFile("the shape has over 2^40 elements", where=where, got=f"{shape}"[:80])
+    info = check_info(dtype, shape, where)
     if (
         not isinstance(span, list)
         or len(span) != 2
@@ -151,16 +154,33 @@ def _entry(name: str, entry: Any) -> tuple[TensorInfo, int, int]:
         or span[0] > span[1]
     ):
         raise BadFile("data_offsets is not [begin, end] with begin <= end", where=where)
-    info = TensorInfo(dtype, tuple(shape))
     bits = info.numel * DTYPES[dtype][0]
     if bits % 8 or span[1] - span[0] != bits // 8:
         raise BadFile(
             "the byte range does not fit shape and dtype",
             where=where,
-            expected=f"{bits / 8:g} bytes for {dtype} {list(shape)}",
+            expected=f"{bits / 8:.10g} bytes for {dtype} {shape}",
             got=f"{span[1] - span[0]} bytes",
         )
     return info, span[0], span[1]
+
+
+def check_info(dtype: Any, shape: Any, where: str) -> TensorInfo:
+    """Return dtype and shape as a file gives them; raise BadFile unless a tensor can have them."""
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise BadFile(f"unknown dtype {dtype!r}", where=where)
+    if not isinstance(shape, list) or not all(_integer(n, MOST_ELEMENTS) for n in shape):
+        raise BadFile(
+            "the shape is not a list of sizes up to 2^40", where=where, got=f"{shape}"[:80]
+        )
+    if len(shape) > MOST_DIMENSIONS:
+        raise BadFile(
+            f"the shape has over {MOST_DIMENSIONS} dimensions", where=where, got=f"{len(shape)}"
+        )
+    # A zero anywhere makes the product zero, so the others are bounded on their own.
+    if math.prod(n or 1 for n in shape) > MOST_ELEMENTS:
+        raise BadFile("the shape has over 2^40 elements", where=where, got=f"{shape}"[:80])
+    return TensorInfo(dtype, tuple(shape))
 
 
 def build(infos: Iterable[tuple[str, TensorInfo]], metadata: Mapping[str, str]) -> bytes:
@@ -168,7 +188,7 @@ def build(infos: Iterable[tuple[str, TensorInfo]], metadata: Mapping[str, str]) 
 
     Tensors are laid out in the order given, without holes.
     """
-    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, info in infos:
         if name in table:
@@ -176,6 +196,8 @@ def build(infos: Iterable[tuple[str, TensorInfo]], metadata: Mapping[str, str]) 
         end = at + info.nbytes
         table[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, end]}
         at = end
+    if not metadata:
+        del table["__metadata__"]
     raw = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-(8 + len(raw)) % ALIGNMENT)
     if len(raw) > MOST_HEADER_BYTES:

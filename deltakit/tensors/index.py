@@ -16,11 +16,10 @@ MOST_INDEX_BYTES = 64_000_000
 
 def read_json(path: Path, files: Files = LOCAL, most: int = MOST_INDEX_BYTES) -> Any:
     """Return the content of a JSON file; one that is not JSON is refused with its path."""
+    raw = read_whole(path, files, most)
     try:
-        return json.loads(read_whole(path, files, most).decode("utf-8"))
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadFile(f"not valid JSON: {error}", where=str(path)) from None
-    except json.JSONDecodeError as error:
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise BadFile(f"not valid JSON: {error}", where=str(path)) from None
 
 
@@ -46,9 +45,12 @@ def read_index(path: Path, files: Files = LOCAL) -> dict[str, str]:
 
 def check_link(path: Path, root: Path) -> Path:
     """Return `path` if it lies under `root` or links into the blobs of the same hub cache."""
-    if not path.exists():
-        raise NotFound("a file is missing", where=str(path), remedy="download the model again")
-    root, target = root.resolve(), path.resolve()
+    try:
+        root, target = root.resolve(), path.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # too long a name, half a surrogate, a loop
+        raise NotFound(
+            "a file is missing", where=str(path), remedy="download the model again"
+        ) from None
     in_hub_cache = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
     if not target.is_relative_to(root) and not in_hub_cache:
         raise BadFile(

@@ -10,6 +10,7 @@ from deltakit.tensors import header
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import MOST_HEADER_BYTES, Header
 
+PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
@@ -44,24 +45,25 @@ class SafetensorsFile:
             self.header = self._read_header()
         except DeltakitError as error:
             self._close()
-            raise error.at(str(path)) if error.where != str(path) else error from None
+            raise error.at(str(path)) from None
         except BaseException:
             self._close()
             raise
 
     def _read_header(self) -> Header:
         size = self.state.size
-        if size < 8:
+        if size < 10:
             raise BadFile("not a safetensors file: too short", got=f"{size} bytes")
-        first = bytearray(8)
+        first = bytearray(9)
         self._files.read(self._fd, memoryview(first), 0)
-        if first[:4] == b"PK\x03\x04" or (first[0] == 0x80 and first[1] in (2, 3, 4, 5)):
+        # The lengths of some true headers begin as pickles do (640 is 80 02): hence the brace.
+        if first[8:] != b"{" and first.startswith(PICKLE_MAGIC):
             raise BadFile(
                 "this is a pickle (a torch.save file), which can run code when it is read",
                 expected="a safetensors file",
                 remedy="convert it with save_pretrained of transformers",
             )
-        length = int.from_bytes(first, "little")
+        length = int.from_bytes(first[:8], "little")
         if not 0 < length <= min(MOST_HEADER_BYTES, size - 8):
             raise BadFile(
                 "not a safetensors file, or a truncated one: impossible header length",

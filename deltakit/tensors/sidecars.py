@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from deltakit.tensors.index import INDEX_NAME, check_link
+from deltakit.tensors.index import check_link
 
 SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm"})
 RECIPE_NAME = "deltakit_recipe.json"
-_NOT_COPIED = frozenset({INDEX_NAME, RECIPE_NAME, "trainer_state.json", "training_args.json"})
+_NOT_COPIED = frozenset({RECIPE_NAME, "trainer_state.json", "training_args.json"})
 
 
 def sidecars(folder: Path) -> list[Path]:
@@ -26,10 +26,11 @@ def sidecars(folder: Path) -> list[Path]:
         for name in sorted(names):
             path = Path(root) / name
             wanted = path.suffix.lower() in SUFFIXES or name.upper().startswith("LICENSE")
-            if wanted and not _skipped(name) and path.is_file():
+            if wanted and not _skipped(name) and (path.is_file() or path.is_symlink()):
                 found.append(check_link(path, folder).relative_to(folder))
     return sorted(found)
 
 
 def _skipped(name: str) -> bool:
-    return name.startswith((".", "checkpoint-")) or name in _NOT_COPIED
+    hidden = name.startswith((".", "checkpoint-"))
+    return hidden or name.endswith(".index.json") or name in _NOT_COPIED

@@ -91,11 +91,14 @@ class TensorSource(Mapping[str, "Tensor"]):
 
 
 class MemoryTensors(TensorSource):
-    """Tensors held in a dict, seen as a source; they are not copied and not modified."""
+    """Tensors held in a dict, seen as a source; they are not modified.
+
+    They are copied only where they are not contiguous in main memory.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], label: str = "tensors in memory") -> None:
         self.label = label
-        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         self._infos = {
             name: TensorInfo(safetensors_dtype(tensor.dtype), tuple(tensor.shape))
             for name, tensor in self._tensors.items()
@@ -108,5 +111,5 @@ class MemoryTensors(TensorSource):
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         import torch
 
-        flat = self._tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
+        flat = self._tensors[name].reshape(-1).view(torch.uint8).numpy()
         buffer[:] = memoryview(flat)[start : start + len(buffer)]

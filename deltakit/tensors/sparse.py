@@ -150,7 +150,7 @@ class SparseTensor:
         last = -1
         for at in range(0, self.count, 1 << 20):
             part = self._indices(at, min(at + (1 << 20), self.count))
-            if part[0] <= last or part[-1] >= self.info.numel or not (np.diff(part) > 0).all():
+            if part[0] <= last or part[-1] >= self.info.numel or (part[1:] <= part[:-1]).any():
                 raise self._bad("the indices are not ascending within the parameter")
             table += np.searchsorted(part, bounds)
             last = int(part[-1])
