@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # From the top down. A row with several names is several rooms on one floor, open to each other.
 ROOMS = [
     ["errors"],
-    ["ops"],
+    ["ops", "sizes"],
     ["rng", "trim"],
     ["tensors"],
     ["provenance", "delta_source"],
@@ -21,6 +21,8 @@ ROOMS = [
     ["recipe"],
     ["engine"],
     ["store"],
+    ["experts"],
+    ["merging", "opening"],
     ["lora"],
     ["inspect"],
     ["learn"],

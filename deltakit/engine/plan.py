@@ -236,4 +236,3 @@ def _size(
         block = min(block or DEFAULT_BLOCK, most)
     # A multiple of 8 entries is whole bytes for every dtype, bits included.
     return threads, -(-(block or DEFAULT_BLOCK) // 8) * 8
-

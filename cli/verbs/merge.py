@@ -1,0 +1,227 @@
+"""deltakit merge: tasks or models in, one model folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deltakit_cli.options import Json, StorePath
+from deltakit_cli.output import emit, note, say, seconds, size, table
+from deltakit_cli.progress import progress
+
+if TYPE_CHECKING:
+    from deltakit.engine import Plan, Report
+
+PANEL = "Merge"
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK|PATH...",
+        help="Tasks of the store, or paths of model folders or delta files; name=PATH renames.",
+        show_default=False,
+    ),
+]
+
+
+def command(
+    tasks: Names = None,
+    strategy: Annotated[
+        str, typer.Option("--strategy", "-s", help="How to merge; see: deltakit strategies.")
+    ] = "",
+    base: Annotated[
+        str | None, typer.Option(help="The base model: a path, or its name in the store.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("merged"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy; repeat it."),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="1,0.5", help="One weight a task, separated by commas.")
+    ] = "",
+    scale: Annotated[float, typer.Option(help="Multiplies the merged delta, once.")] = 1.0,
+    importance: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="An importance map, once a task, in their order."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random masks.")] = 0,
+    dtype: Annotated[
+        str | None, typer.Option(help="The output's dtype, as bfloat16; by default the base's.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Merge as this deltakit_recipe.json says.")
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest output file.")] = "5GB",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; by default one a core, to 4.")
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help="Entries worked on at a time by a thread.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Scratch memory at most, as 512MB.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier merge in --out.")
+    ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
+    ] = False,
+    store: StorePath = None,
+    as_json: Json = False,
+) -> None:
+    """Merge tasks or models into one model.
+
+    deltakit merge trec sms rt --strategy klf --out merged
+
+    deltakit merge ./ft-a ./ft-b --base ./base --strategy ties --set density=0.3
+    """
+    from deltakit.sizes import parse_size
+
+    limits: dict[str, Any] = {
+        "threads": threads,
+        "block": block_size,
+        "memory": None if memory is None else parse_size(memory),
+    }
+    if recipe is not None:
+        plan = _from_recipe(recipe, tasks, strategy, limits)
+    else:
+        if not tasks or not strategy:
+            missing = "--strategy NAME" if tasks else "TASK|PATH..."
+            raise typer.BadParameter(f"{missing} is missing; or give --recipe FILE")
+        plan = _plan(
+            tasks,
+            strategy,
+            base=base,
+            store=store,
+            settings=_settings(settings or []),
+            weights=_weights(weights),
+            importance=importance or [],
+            scale=scale,
+            seed=seed,
+            dtype=dtype,
+            max_shard_size=parse_size(max_shard_size),
+            **limits,
+        )
+    if dry_run:
+        emit(plan_data(plan, out), lambda: show_plan(plan, out), as_json)
+        return
+    from deltakit.engine import execute
+
+    with progress("merge", plan.bytes_out) as meter:
+        report = execute(
+            plan,
+            out,
+            overwrite=overwrite,
+            allow_nonfinite=allow_nonfinite,
+            progress=meter.advance,
+        )
+    emit(report, lambda: show_report(plan, report), as_json)
+
+
+def _plan(tasks: list[str], strategy: str, *, store: Path | None, **options: Any) -> Plan:
+    from deltakit.errors import NotFound
+    from deltakit.merging import plan_merge
+    from deltakit.store import Store
+
+    try:
+        found = Store.open(store)
+    except NotFound:
+        if store is not None:
+            raise
+        found = None
+    return plan_merge(tasks, strategy, store=found, **options)
+
+
+def _from_recipe(
+    path: Path, tasks: list[str] | None, strategy: str, limits: dict[str, Any]
+) -> Plan:
+    from deltakit.merging import plan_recipe
+    from deltakit.recipe import Recipe
+
+    if tasks or strategy:
+        raise typer.BadParameter("--recipe names tasks and strategy itself; give one or the other")
+    return plan_recipe(Recipe.read(path), **limits)
+
+
+def _settings(given: list[str]) -> dict[str, str]:
+    settings = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set {text}: expected KEY=VALUE")
+        settings[key] = value
+    return settings
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise typer.BadParameter(f"--weights {text}: expected numbers, as 1,0.5") from None
+
+
+def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
+    """Return what --dry-run tells, as data."""
+    return {
+        "recipe": plan.recipe,
+        "out": out,
+        "files": [shard.file_name for shard in plan.shards],
+        "parameters_merged": len(plan.merged),
+        "tensors_copied": len(plan.base.infos) - len(plan.merged),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
+        "scratch_memory": plan.memory,
+        "threads": plan.threads,
+        "block": plan.block,
+        "looks_first_at": plan.strategy.looks,
+        "estimated_seconds": plan.seconds,
+        "notes": plan.notes,
+    }
+
+
+def show_plan(plan: Plan, out: Path) -> None:
+    """Print the plan for a reader."""
+    recipe = plan.recipe
+    say(f"plan: {recipe.strategy} of {len(recipe.tasks)} tasks onto {recipe.base}")
+    table(
+        ["task", "weight", "from"],
+        [[t.name, f"{t.weight:g}", t.path] for t in recipe.tasks],
+        align="lrl",
+    )
+    say()
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(recipe.settings.items()))
+    copied = len(plan.base.infos) - len(plan.merged)
+    looks = {"nothing": "", "tensor": "; reads each tensor first", "model": "; reads all first"}
+    rows = [
+        ["settings", settings or "none"],
+        ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.strategy.looks]}"],
+        ["reads", size(plan.bytes_in)],
+        ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
+        ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
+        ["time", f"about {seconds(plan.seconds)}"],
+    ]
+    for name, text in rows:
+        say(f"{name:9} {text}")
+    for text in plan.notes:
+        say(f"note      {text}")
+    say("nothing was written (--dry-run)")
+
+
+def show_report(plan: Plan, report: Report) -> None:
+    """Print what was done for a reader."""
+    say(
+        f"merged {len(report.task_norms)} tasks with {plan.recipe.strategy} into {report.out}:"
+        f" {size(report.bytes_out)}, {report.changed} tensors changed, {report.copied} as in the base,"
+        f" {seconds(report.seconds)}"
+    )
+    rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
+    table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")
+    for text in report.notes:
+        note(f"note: {text}")

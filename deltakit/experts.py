@@ -1,0 +1,134 @@
+"""From what a user names (tasks of a store, folders, files) to a base and its experts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltakit.delta import Delta
+from deltakit.delta_source import DeltaSource, ModelDelta
+from deltakit.engine import Expert
+from deltakit.errors import BadValue, NotFound, UnknownName, WrongBase, nearest
+from deltakit.provenance import ModelTable
+from deltakit.store import Store
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.reader import SafetensorsFile
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A base and the experts made from it, opened.
+
+    `table` is what a store knows of the base; None for a base given by path.
+    """
+
+    base: Checkpoint
+    table: ModelTable | None
+    experts: list[Expert]
+    paths: list[str]  # of the experts, as a recipe keeps them
+
+
+def resolve(
+    names: Sequence[str],
+    base: str | None = None,
+    store: Store | None = None,
+    importance: Sequence[str | Path] = (),
+) -> Resolved:
+    """Open what the names stand for.
+
+    >>> resolve(["./ft-a", "b=./ft-b"], base="./base")               # doctest: +SKIP
+
+    A name is a task of the store, or the path of a model folder or of a delta file; a path counts
+    as one when it holds a separator or ends in .safetensors, else the store is asked first.
+    `label=PATH` gives an expert another name than its folder's. The base is that of the tasks, or
+    `base`, a path or a name in the store. `importance` replaces the tasks' own maps, one each.
+    Raises UnknownName, NotFound, WrongBase when tasks have different bases.
+    """
+    if not names:
+        raise BadValue("no task is named", remedy="name tasks of the store, or paths of models")
+    if importance and len(importance) != len(names):
+        raise BadValue(
+            "an importance map goes with each task",
+            expected=f"{len(names)} maps, in the order of the tasks",
+            got=f"{len(importance)}",
+        )
+    found = [_locate(name, store) for name in names]
+    model, table = _base(found, base, store)
+    maps = [Path(path) for path in importance] or [place.importance for place in found]
+    experts = [
+        Expert(place.label, _source(place.path), found_map)
+        for place, found_map in zip(found, maps, strict=True)
+    ]
+    return Resolved(model, table, experts, [str(place.path) for place in found])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an expert lies."""
+
+    label: str
+    path: Path
+    base: str | None = None  # name of its base in the store
+    importance: Path | None = None
+
+
+def _locate(name: str, store: Store | None) -> _Place:
+    label, equals, rest = name.partition("=")
+    given = rest if equals and os.sep not in label else name
+    is_path = os.sep in given or given in (".", "..") or given.endswith(".safetensors")
+    if not is_path and store is not None and given in store.tasks():
+        task = store.task(given)
+        return _Place(
+            label if given != name else given, task.delta_path, task.base, task.importance_path
+        )
+    path = Path(given)
+    if path.exists():
+        return _Place(label if given != name else _label(path), path)
+    if is_path:
+        raise NotFound("no such model or delta", where=given, remedy="check the path")
+    known = store.tasks() if store is not None else []
+    close = nearest(given, known)
+    raise UnknownName(
+        f"{given!r} is neither a task nor a path",
+        where=str(store.folder) if store is not None else "no store here or in a folder above",
+        remedy=f"did you mean {close!r}?" if close else "see: deltakit ls",
+    )
+
+
+def _label(path: Path) -> str:
+    """Return the name of an expert given by path: the task a delta was made for, or the folder."""
+    if path.is_dir():
+        return path.resolve().name
+    return SafetensorsFile(path).header.metadata.get("task") or path.stem
+
+
+def _source(path: Path) -> DeltaSource:
+    if path.is_file() and "deltakit" in SafetensorsFile(path).header.metadata:
+        return Delta.open(path)
+    return ModelDelta(Checkpoint.open(path))
+
+
+def _base(
+    found: Sequence[_Place], base: str | None, store: Store | None
+) -> tuple[Checkpoint, ModelTable | None]:
+    if base is not None:
+        if store is not None and os.sep not in base and base in store.bases():
+            return store.open_base(base)
+        return Checkpoint.open(base), None
+    bases = {place.base: place for place in found if place.base is not None}
+    if not bases or store is None:
+        raise BadValue(
+            "no base is named, and none of these is a task of a store",
+            remedy="add --base PATH: the model that all of them were fine-tuned from",
+        )
+    if len(bases) > 1:
+        first, second = list(bases.values())[:2]
+        raise WrongBase(
+            "the tasks were made from different bases",
+            expected=f"{first.base}, as {first.label}",
+            got=f"{second.base}, for {second.label}",
+            remedy="merge tasks of one base",
+        )
+    return store.open_base(next(iter(bases)))
