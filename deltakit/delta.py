@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit.delta_source import DeltaSource, check_alike, is_merged
 from deltakit.errors import BadFile, DeltakitError, UnknownName, nearest, some
+from deltakit.mask import RandomMask
 from deltakit.provenance import ModelTable, check_kind, parse
-from deltakit.rng import Draws
 from deltakit.tensors import codec
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.reader import SafetensorsFile
@@ -52,6 +52,9 @@ class Delta(DeltaSource):
         self.tensors = {
             name: self._sparse(name, kind) for name, kind in codec.codecs(file.header.infos).items()
         }
+        for name, info in self.new.infos.items():
+            if name not in self.tensors and self.base.infos.get(name) != info:
+                raise BadFile(f"the parameter {name!r} is not in the base, and not in the file")
 
     def _sparse(self, name: str, kind: codec.Codec) -> SparseTensor:
         info = self.new.infos.get(name)
@@ -59,12 +62,17 @@ class Delta(DeltaSource):
             raise BadFile(f"the parameter {name!r} is in no table of the metadata")
         draws = None
         if kind == "seed":
-            try:
-                seed, density = int(self.recipe["seed"]), float(self.recipe["density"])
-                draws = (Draws(seed, self.recipe["task"], name), density)
-            except (KeyError, ValueError) as error:
-                raise BadFile(f"the seed of the mask is malformed: {error}") from None
-        return SparseTensor(self.file, name, kind, info.shape, draws)
+            mask = RandomMask.parse(self.recipe)
+            draws = (mask.draws(name), mask.density)
+        tensor = SparseTensor(self.file, name, kind, info.shape, draws)
+        if self.role == "replace":
+            fits = tensor.info.dtype == info.dtype
+            fits &= kind == "dense" or self.base.infos.get(name) == info
+        else:
+            fits = is_merged(tensor.info) and is_merged(info)
+        if not fits:
+            raise BadFile(f"the values of {name!r} do not fit the tables of the metadata")
+        return tensor
 
     @classmethod
     def open(cls, path: str | Path, files: Files = LOCAL) -> Delta:
@@ -109,11 +117,12 @@ class Delta(DeltaSource):
         return kept / max(1, sum(i.numel for i in self.base.infos.values() if is_merged(i)))
 
     def check_base(self, base: TensorSource) -> list[str]:
-        """Raise when names, shapes or dtypes are not those of the base it was made against.
+        """Raise WrongBase unless names, shapes and dtypes are those it was made against.
 
-        The digests are compared where the base's are known (`ModelTable.check_same`).
+        The digests are compared where the base's are known (`ModelTable.check_same`). A replace
+        delta of a model that cannot be merged raises what `check_alike` raises.
         """
-        check_alike(self.base.infos, base.infos, base.label)
+        self.base.check_infos(base.infos, f"the delta {self.label}", base.label)
         if self.role == "add":
             return []
         notes = check_alike(base.infos, self.new.infos, self.label)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from deltakit.delta_source import ModelDelta, check_alike, is_merged, merged_names
-from deltakit.errors import BadFile, BadValue, NonFinite
+from deltakit.errors import AlreadyThere, BadValue, NonFinite, some
 from deltakit.mask import Mask, RandomMask
 from deltakit.provenance import FORMAT, ModelTable, render
 from deltakit.tensors import codec
-from deltakit.tensors.dtypes import itemsize, torch_dtype, working_dtype
+from deltakit.tensors.dtypes import MERGEABLE, itemsize, torch_dtype, working_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
@@ -61,16 +61,20 @@ def write_add(
     is left behind by a failure.
     """
     check_alike(base.infos, tuned.infos, tuned.label)
+    if dtype is not None and dtype not in MERGEABLE:
+        raise BadValue(f"deltas are not stored as {dtype!r}", expected=some(MERGEABLE, 9))
     difference = AddDifference(base, tuned, mask, dtype)
+    if mask is not None:
+        mask.check_fits(difference.infos())
     recipe = {"mask": "none"} if mask is None else mask.describe()
-    table = base_table or ModelTable(base.infos, base.digests())
+    table = _table(base, base_table)
     metadata = {
         "role": "add",
         "task": task,
         "base_tensors": table.render(),
         "recipe": render(recipe),
     }
-    _write(Path(path), difference, metadata, table, progress, files)
+    _write(Path(path), difference, metadata, table, (base, tuned), progress, files)
 
 
 def write_replace(
@@ -88,7 +92,7 @@ def write_replace(
     Returns the fine-tuned model's table. Tensors of another shape or dtype than the base's, or
     that the base lacks, are stored whole.
     """
-    table = base_table or ModelTable(base.infos, base.digests())
+    table = _table(base, base_table)
     new = ModelTable(tuned.infos, tuned.digests())
     metadata = {
         "role": "replace",
@@ -97,8 +101,17 @@ def write_replace(
         "new_tensors": new.render(),
         "recipe": render({"mask": "none"}),
     }
-    _write(Path(path), ReplaceDifference(base, tuned), metadata, table, progress, files)
+    difference = ReplaceDifference(base, tuned)
+    _write(Path(path), difference, metadata, table, (base, tuned), progress, files)
     return new
+
+
+def _table(base: TensorSource, known: ModelTable | None) -> ModelTable:
+    """Return the base's table; one that is known already saves reading the base."""
+    if known is None:
+        return ModelTable(base.infos, base.digests())
+    known.check_infos(base.infos, "the base's table", base.label)
+    return known
 
 
 class AddDifference:
@@ -200,21 +213,23 @@ def _write(
     difference: Difference,
     metadata: dict[str, str],
     base: ModelTable,
+    sources: tuple[TensorSource, TensorSource],
     progress: Progress | None,
     files: Files,
 ) -> None:
     """Count, lay out, write: two passes, so that the file's layout is known before its bytes."""
+    if files.exists(path):
+        raise AlreadyThere("the file exists already", where=str(path), remedy="name another")
     parts: dict[str, _Part] = {}
     tensors: dict[str, TensorInfo] = {}
     for name, info in difference.infos().items():
-        part = _count(difference, name, info, whole=base.infos.get(name, info).shape != info.shape)
+        part = _count(difference, name, info)
         if progress:
             progress(name, info.numel)
-        if part.count or name not in base.infos:
+        if part.count or (not info.numel and base.infos.get(name) != info):
             parts[name] = part
             tensors.update(codec.stored(name, part.codec, info.dtype, info.shape, part.count))
-    if codec.codecs(tensors) != {name: part.codec for name, part in parts.items()}:
-        raise BadFile("two parameters' names clash with the suffixes of stored tensors")
+    codec.check_names(parts)
     kept = sum(part.count for part in parts.values() if is_merged(part.info))
     total = sum(info.numel for info in base.infos.values() if is_merged(info))
     metadata |= {
@@ -229,6 +244,8 @@ def _write(
             _write_part(writer, difference, name, part)
             if progress:
                 progress(name, part.info.numel)
+        for source in sources:
+            source.check_unchanged()
 
 
 def _blocks(info: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -236,7 +253,8 @@ def _blocks(info: TensorInfo) -> Iterator[tuple[int, int]]:
         yield start, min(start + BLOCK, info.numel)
 
 
-def _count(difference: Difference, name: str, info: TensorInfo, *, whole: bool) -> _Part:
+def _count(difference: Difference, name: str, info: TensorInfo) -> _Part:
+    """Choose how a parameter is stored: the smallest way, dense where two are level."""
     stored, drawn = 0, 0
     seeded = False
     for start, stop in _blocks(info):
@@ -244,12 +262,14 @@ def _count(difference: Difference, name: str, info: TensorInfo, *, whole: bool) 
         stored += int(kept.sum())
         if seed is not None:
             seeded, drawn = True, drawn + int(seed.sum())
-    chosen = "dense" if whole else codec.choose(info.dtype, info.numel, stored)
-    if chosen != "dense" or not stored:
-        sizes = codec.stored(name, chosen, info.dtype, info.shape, stored).values()
-        if seeded and stored and drawn * itemsize(info.dtype) <= sum(i.nbytes for i in sizes):
-            return _Part("seed", info, drawn)
-    return _Part(chosen, info, info.numel if chosen == "dense" and stored else stored)
+    if not stored:
+        return _Part("dense", info, 0)
+    chosen = codec.choose(info.dtype, info.numel, stored)
+    tensors = codec.stored(name, chosen, info.dtype, info.shape, stored)
+    nbytes = sum(part.nbytes for part in tensors.values())
+    if seeded and drawn * itemsize(info.dtype) < nbytes:
+        return _Part("seed", info, drawn)
+    return _Part(chosen, info, info.numel if chosen == "dense" else stored)
 
 
 def _write_part(writer: SafetensorsWriter, difference: Difference, name: str, part: _Part) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DeltakitError(Exception):
     """Something deltakit refuses, with what to do about it.
@@ -101,15 +103,15 @@ class InputChanged(DeltakitError, RuntimeError):
     """An input file that changed while it was read."""
 
 
-def nearest(name: str, known: list[str] | tuple[str, ...]) -> str | None:
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, or None when nothing is close."""
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return close[0] if close else None
 
 
-def some(names: list[str] | tuple[str, ...] | set[str], most: int = 5) -> str:
+def some(names: Iterable[str], most: int = 5) -> str:
     """Return the first few of `names` in order, and how many more there are.
 
     >>> some(["c", "a", "b"], most=2)

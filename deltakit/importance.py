@@ -84,8 +84,8 @@ class ImportanceMap(Mapping[str, "Tensor"]):
         writer = SafetensorsWriter(Path(path), source.infos, metadata, replace=replace, files=files)
         with writer:
             for name, info in source.infos.items():
-                data = bytearray(info.nbytes)
-                source.read(name, 0, memoryview(data))
+                data = memoryview(bytearray(info.nbytes))
+                source.read(name, 0, data)
                 writer.write(name, 0, data)
 
     @classmethod

@@ -14,7 +14,7 @@ from deltakit.provenance import FORMAT, check_kind, parse, render
 from deltakit.rng import Draws
 from deltakit.tensors.codec import BITMASK, pack, unpack
 from deltakit.tensors.files import LOCAL, Files
-from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.header import TensorInfo, check_info
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.writer import SafetensorsWriter
 from deltakit.trim import Cut, find_cut
@@ -44,6 +44,9 @@ class Mask(ABC):
         `delta`, those entries' values where they are at hand, saves reading them again.
         """
 
+    def check_fits(self, infos: Mapping[str, TensorInfo]) -> None:
+        """Raise UnknownName or ShapeMismatch where the mask does not fit these parameters."""
+
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Return what made the mask, as strings for an artifact's provenance."""
@@ -61,11 +64,7 @@ class Mask(ABC):
             metadata = file.header.metadata
             check_kind(metadata, "mask")
             if metadata.get("mask") == "random":
-                try:
-                    seed, density = int(metadata["seed"]), float(metadata["density"])
-                    return RandomMask(density, seed, metadata["task"])
-                except (KeyError, ValueError) as error:
-                    raise BadFile(f"the mask's metadata is malformed: {error}") from None
+                return RandomMask.parse(metadata)
             return StoredMask(file)
         except DeltakitError as error:
             raise error.at(str(path)) from None
@@ -82,6 +81,17 @@ class RandomMask(Mask):
     def __post_init__(self) -> None:
         if not 0.0 < self.density <= 1.0:
             raise BadValue("density is outside (0, 1]", got=f"{self.density:g}")
+
+    @classmethod
+    def parse(cls, described: Mapping[str, str]) -> RandomMask:
+        """Return the mask that `describe` described; raise BadFile where that is malformed."""
+        try:
+            density, seed = float(described["density"]), int(described["seed"])
+            return cls(density, seed, described["task"])
+        except KeyError as error:
+            raise BadFile(f"the random mask is described without {error}") from None
+        except ValueError as error:
+            raise BadFile(f"the random mask is described wrongly: {error}") from None
 
     def draws(self, name: str) -> Draws:
         return Draws(self.seed, self.task, name)
@@ -109,8 +119,10 @@ class StoredMask(Mask):
 
     def __init__(self, file: SafetensorsFile) -> None:
         self._file = file
-        shapes = parse(file.header.metadata, "shapes", dict[str, tuple[int, ...]])
-        self.infos = {name: TensorInfo("BOOL", shape) for name, shape in shapes.items()}
+        shapes = parse(file.header.metadata, "shapes", dict[str, list[int]])
+        self.infos = {
+            name: check_info("BOOL", shape, f"parameter {name!r}") for name, shape in shapes.items()
+        }
         for name, info in self.infos.items():
             bits = file.header.infos.get(name + BITMASK)
             if bits is None or bits != TensorInfo("U8", (-(-info.numel // 8),)):
@@ -119,15 +131,29 @@ class StoredMask(Mask):
     def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
         import numpy as np
 
-        info = self.infos.get(name)
-        if info is None:
-            raise UnknownName(f"the mask has no parameter {name!r}", where=str(self._file.path))
-        if stop > info.numel:
-            raise ShapeMismatch(f"the mask's {name!r} is smaller", where=str(self._file.path))
+        if name not in self.infos:
+            raise self._lacks(name)
+        if stop > self.infos[name].numel:
+            raise IndexError(f"entries {start}..{stop} of the mask's {name!r}")
         first = start // 8
         raw = np.empty(-(-stop // 8) - first, dtype=np.uint8)
         self._file.read(name + BITMASK, first, memoryview(raw))
         return unpack(raw, start - first * 8, stop - start)
+
+    def check_fits(self, infos: Mapping[str, TensorInfo]) -> None:
+        for name in sorted(infos):
+            if name not in self.infos:
+                raise self._lacks(name)
+            if self.infos[name].shape != infos[name].shape:
+                raise ShapeMismatch(
+                    f"the mask's {name!r} has another shape",
+                    where=str(self._file.path),
+                    expected=f"{list(infos[name].shape)}",
+                    got=f"{list(self.infos[name].shape)}",
+                )
+
+    def _lacks(self, name: str) -> UnknownName:
+        return UnknownName(f"the mask has no parameter {name!r}", where=str(self._file.path))
 
     def describe(self) -> dict[str, str]:
         return {"mask": "stored", "file": self._file.path.name}

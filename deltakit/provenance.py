@@ -10,7 +10,7 @@ import msgspec
 
 from deltakit.errors import BadFile, WrongBase
 from deltakit.tensors.digest import whole_fingerprint
-from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.header import TensorInfo, check_info
 
 FORMAT = 1
 
@@ -36,10 +36,10 @@ def check_kind(metadata: Mapping[str, str], kind: str) -> None:
 def parse(metadata: Mapping[str, str], key: str, kind: Any) -> Any:
     """Return a metadata string parsed as JSON of type `kind`; anything else is BadFile."""
     try:
-        return msgspec.json.decode(metadata[key].encode("utf-8", "surrogatepass"), type=kind)
+        return msgspec.json.decode(metadata[key], type=kind)
     except KeyError:
         raise BadFile(f"the metadata lacks {key!r}") from None
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadFile(f"the metadata's {key!r} is malformed: {error}") from None
 
 
@@ -72,26 +72,30 @@ class ModelTable:
 
     @classmethod
     def parse(cls, metadata: Mapping[str, str], key: str) -> ModelTable:
-        rows = parse(metadata, key, dict[str, tuple[str, tuple[int, ...], str]])
-        infos = {name: TensorInfo(dtype, shape) for name, (dtype, shape, _) in rows.items()}
+        rows = parse(metadata, key, dict[str, tuple[str, list[int], str]])
+        infos = {
+            name: check_info(dtype, shape, f"tensor {name!r} of {key}")
+            for name, (dtype, shape, _) in rows.items()
+        }
         return cls(infos, {name: row[2] for name, row in rows.items()})
 
-    def check_same(self, other: ModelTable, artifact: str, model: str) -> None:
-        """Raise WrongBase naming the first tensor in which `other` differs from this table."""
-        for name in sorted({*self.infos, *other.infos}):
-            mine, theirs = self.infos.get(name), other.infos.get(name)
+    def check_infos(self, other: Mapping[str, TensorInfo], artifact: str, model: str) -> None:
+        """Raise WrongBase naming the first tensor whose dtype or shape is not this table's."""
+        for name in sorted({*self.infos, *other}):
+            mine, theirs = self.infos.get(name), other.get(name)
             if mine != theirs:
                 raise WrongBase(
                     f"{artifact} was made against another base: {name!r} differs",
                     where=model,
-                    expected="no such tensor"
-                    if mine is None
-                    else f"{mine.dtype} {list(mine.shape)}",
-                    got="no such tensor"
-                    if theirs is None
-                    else f"{theirs.dtype} {list(theirs.shape)}",
+                    expected=_describe(mine),
+                    got=_describe(theirs),
                     remedy="give the base it was made against",
                 )
+
+    def check_same(self, other: ModelTable, artifact: str, model: str) -> None:
+        """Raise WrongBase naming the first tensor in which `other` differs from this table."""
+        self.check_infos(other.infos, artifact, model)
+        for name in sorted(self.infos):
             if self.digests[name] != other.digests[name]:
                 raise WrongBase(
                     f"{artifact} was made against another base: the values of {name!r} differ",
@@ -100,3 +104,7 @@ class ModelTable:
                     got=f"blake3 {other.digests[name][:16]}",
                     remedy="give the base it was made against",
                 )
+
+
+def _describe(info: TensorInfo | None) -> str:
+    return "no such tensor" if info is None else f"{info.dtype} {list(info.shape)}"

@@ -15,7 +15,8 @@ class Restored(TensorSource):
     """The model a `replace` delta stands for, as a source: base bytes with new values put in.
 
     Its fingerprint equals `delta.new.fingerprint`, or something is damaged. Raises BadValue for
-    an `add` delta, which cannot restore anything bit for bit.
+    an `add` delta, which cannot restore anything bit for bit, and WrongBase for a base whose
+    names, shapes or dtypes are not those of the delta's.
     """
 
     def __init__(self, base: TensorSource, delta: Delta) -> None:
@@ -25,6 +26,7 @@ class Restored(TensorSource):
                 where=delta.label,
                 remedy="add the task with --lossless",
             )
+        delta.base.check_infos(base.infos, f"the delta {delta.label}", base.label)
         self.label = f"{delta.task} restored from {base.label}"
         self._base, self._delta = base, delta
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.errors import BadFile
+from deltakit.errors import BadFile, BadValue
 from deltakit.tensors.dtypes import itemsize
 from deltakit.tensors.header import TensorInfo
 
@@ -45,7 +45,7 @@ def stored(
 def choose(dtype: str, numel: int, count: int) -> Codec:
     """Return the smallest of dense, bitmask and indices for `count` of `numel` entries.
 
-    >>> choose("BF16", 1000, 900), choose("BF16", 1000, 100), choose("BF16", 1000, 10)
+    >>> choose("BF16", 1000, 960), choose("BF16", 1000, 100), choose("BF16", 1000, 10)
     ('dense', 'bitmask', 'indices')
     """
     value, index = itemsize(dtype), itemsize(index_dtype(numel))
@@ -77,6 +77,17 @@ def codecs(infos: Mapping[str, TensorInfo]) -> dict[str, Codec]:
         else:
             found[name] = "dense"
     return found
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise BadValue for a parameter whose own name reads as a part of a sparse one."""
+    for name in names:
+        if name.endswith((VALUES, BITMASK, INDICES)):
+            raise BadValue(
+                f"a delta cannot hold the parameter {name!r}",
+                expected=f"no name that ends in {VALUES}, {BITMASK} or {INDICES}",
+                remedy="rename it in the model",
+            )
 
 
 def pack(kept: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from deltakit.errors import UnknownName, nearest
+from deltakit.errors import BadFile, UnknownName, nearest
 from deltakit.tensors.digest import tensor_digest, whole_fingerprint
-from deltakit.tensors.dtypes import itemsize, safetensors_dtype, torch_dtype
+from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ class TensorSource(Mapping[str, "Tensor"]):
 
     def block(self, name: str, start: int, stop: int, raw: Tensor) -> Tensor:
         """Read elements start..stop of the flattened tensor into `raw` (uint8) and view them."""
-        dtype = self.infos[name].dtype
-        size = itemsize(dtype)
-        part = raw[: (stop - start) * size]
-        self.read(name, start * size, memoryview(part.numpy()))
-        return part.view(torch_dtype(dtype))
+        try:
+            dtype = torch_dtype(self.infos[name].dtype)
+        except BadFile as error:
+            raise error.at(f"{self.label}, tensor {name!r}") from None
+        part = raw[: (stop - start) * dtype.itemsize]
+        self.read(name, start * dtype.itemsize, memoryview(part.numpy()))
+        return part.view(dtype)
 
     def digest(self, name: str) -> str:
         """Return the blake3 of the tensor's bytes, in hexadecimal."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
 from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, unpack
-from deltakit.tensors.dtypes import itemsize, torch_dtype
+from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
 
@@ -50,6 +50,8 @@ class SparseTensor:
         }[codec]
         if infos[expected[0]].shape not in expected[1] or (codec == "seed" and draws is None):
             raise self._bad(f"{expected[0]} does not fit the parameter's shape {list(shape)}")
+        if DTYPES[self.info.dtype][1] is None:
+            raise self._bad(f"torch cannot hold its dtype {self.info.dtype}")
         if codec == "bitmask" and infos[name + BITMASK].dtype != "U8":
             raise self._bad("the bitmask is not U8")
         if codec == "indices" and infos[name + INDICES].dtype not in ("U32", "U64", "I32", "I64"):
