@@ -3,7 +3,8 @@
 Everything here gives the same number for an element whether it is handed the whole parameter or
 any slice of it, and adds experts one after the other in the order given: torch's own reductions
 over a short axis may add in another order for another length. Products are rounded before they
-are added (no fused multiply-add), so equal opposite terms cancel exactly.
+are added (no fused multiply-add), so equal opposite terms cancel exactly. Beyond the largest float
+a term or a sum is infinite, and opposite infinities add up to NaN: nothing is clipped.
 """
 
 from __future__ import annotations

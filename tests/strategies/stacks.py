@@ -25,7 +25,7 @@ class GivenMasks(Stack):
 
 
 def masks(*rows: str) -> Tensor:
-    """Masks written as digits: masks("101", "011") -> bool (2, 3)."""
+    """Masks written as digits, one string an expert: bool (k, n)."""
     return torch.tensor([[digit == "1" for digit in row] for row in rows])
 
 
