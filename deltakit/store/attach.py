@@ -1,0 +1,88 @@
+"""Attaching an importance map to a task: a new revision of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from deltakit.errors import NamesDiffer, ShapeMismatch, WrongBase, nearest, some
+from deltakit.store.content import keep
+from deltakit.store.home import Home
+from deltakit.store.manifest import now
+from deltakit.store.tasks import TaskRecord, read_task
+from deltakit.tensors.header import TensorInfo
+
+if TYPE_CHECKING:
+    from deltakit.importance import ImportanceMap
+
+
+def attach_importance(home: Home, task: str, importance: ImportanceMap) -> TaskRecord:
+    """Commit a revision of the task with this map in place of the one it had."""
+    from deltakit.delta import Delta
+
+    with home.task_lock(task):
+        record = read_task(home, task)
+        delta = Delta.open(record.delta_path, home.files)
+        infos = {**delta.new.infos, **delta.base.infos}
+        delta.close()
+        check_importance(importance, record.base_fingerprint, infos)
+        name, file = keep(
+            record.folder,
+            "importance",
+            lambda path: importance.save(path, files=home.files),
+            home.files,
+        )
+        revision = msgspec.structs.replace(
+            record.at,
+            parent=record.revision,
+            created=now(),
+            reason="importance",
+            importance=name,
+        )
+        manifest = msgspec.structs.replace(
+            record.manifest,
+            revisions=[*record.manifest.revisions, revision],
+            files={**record.manifest.files, name: file},
+        )
+        with home.commit_lock():
+            home.write(home.task_file(task), manifest)
+    return TaskRecord(record.folder, manifest, revision)
+
+
+def check_importance(
+    importance: ImportanceMap, base_fingerprint: str, infos: Mapping[str, TensorInfo]
+) -> None:
+    """Raise unless the map fits a model of this base with these parameters.
+
+    A map need not score every parameter (frozen ones have no score); a strategy that needs them
+    all says so when it merges. Raises WrongBase, NamesDiffer or ShapeMismatch.
+    """
+    label = f"the importance map of {importance.task!r}"
+    if importance.base is not None and importance.base != base_fingerprint:
+        raise WrongBase(
+            f"{label} was measured on another base",
+            expected=f"fingerprint {base_fingerprint[:16]}",
+            got=f"fingerprint {importance.base[:16]}",
+            remedy="measure it again: deltakit importance",
+        )
+    unknown = set(importance) - set(infos)
+    if unknown:
+        close = nearest(min(unknown), list(infos))
+        raise NamesDiffer(
+            f"{label} scores {len(unknown)} parameters that the model lacks",
+            got=some(unknown),
+            remedy=f"is {min(unknown)!r} what the model calls {close!r}?"
+            if close
+            else "measure it on a model of this architecture: deltakit importance",
+        )
+    for name, scores in importance.items():
+        shape, units = infos[name].shape, importance.units
+        expected = {"element": shape, "row": shape[:1]}.get(units, tuple(scores.shape))
+        if tuple(scores.shape) != expected:
+            raise ShapeMismatch(
+                f"{label} does not fit {name!r}",
+                expected=f"{list(expected)} for {units} units",
+                got=f"{list(scores.shape)}",
+            )

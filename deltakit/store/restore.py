@@ -1,0 +1,158 @@
+"""Restoring a fine-tuned checkpoint, file by file, with the proof that it is the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError
+from deltakit.provenance import ModelTable
+from deltakit.store.bases import Progress, open_base
+from deltakit.store.content import file_digest
+from deltakit.store.home import Home
+from deltakit.store.layout import Layout, WeightFile
+from deltakit.store.tasks import TaskRecord, read_task
+from deltakit.tensors import header
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.files import NewFile, new_folder, write_whole
+from deltakit.tensors.source import TensorSource
+
+CHUNK = 4 << 20
+
+
+@dataclass(frozen=True)
+class FileProof:
+    """A weight file: its size, its blake3 when it was added, and that of the file written now."""
+
+    name: str
+    nbytes: int
+    added: str
+    written: str
+
+
+@dataclass(frozen=True)
+class RestoreProof:
+    """What shows that a restored folder is the one that was added."""
+
+    task: str
+    folder: Path
+    fingerprint_added: str
+    fingerprint_written: str
+    files: list[FileProof]
+    beside: list[str]  # config, index and tokenizer files, written from their own bytes
+
+
+def restore_task(
+    home: Home, name: str, out: Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> RestoreProof:
+    """Write the fine-tuned checkpoint a lossless task was added from, bit for bit."""
+    from deltakit.delta import Delta
+    from deltakit.restored import Restored
+
+    record = read_task(home, name)
+    if record.role != "replace" or record.checkpoint_path is None:
+        raise BadValue(
+            f"the task {name!r} does not restore a model bit for bit: it holds a mergeable delta",
+            where=str(record.delta_path),
+            remedy=f"to get a model from it: deltakit merge {name} --strategy task_arithmetic"
+            " --out DIR\nto keep one bit for bit: deltakit add NAME --lossless ...",
+        )
+    base, table = open_base(home, record.base, progress)
+    try:
+        _check_place(out, [base.folder, home.folder])
+        delta = Delta.open(record.delta_path, home.files)
+        delta.base.check_same(table, f"the task {name!r}", str(base.path))
+        layout = Layout.open(record.checkpoint_path, home.files)
+        with new_folder(out, replace=overwrite, files=home.files) as folder:
+            _write_beside(home, layout, folder)
+            source = Restored(base, delta)
+            for file, was in layout.weights.items():
+                _write_weights(home, source, folder / file, was, progress)
+            base.check_unchanged()
+            delta.check_unchanged()
+            return _prove(home, record, layout, delta.new, folder, out)
+    finally:
+        base.close()
+
+
+def _check_place(out: Path, kept: list[Path]) -> None:
+    for place in kept:
+        if place.resolve().is_relative_to(out.resolve()):
+            raise AlreadyThere(
+                "the output would take the place of the store or of the base",
+                where=str(out),
+                got=f"it holds {place}",
+                remedy="choose another --out",
+            )
+    if (out.exists() or out.is_symlink()) and (out.is_symlink() or not out.is_dir()):
+        raise AlreadyThere(
+            "the output exists and is no folder", where=str(out), remedy="choose another --out"
+        )
+
+
+def _write_beside(home: Home, layout: Layout, folder: Path) -> None:
+    deeper = sorted({path.parent for name in layout.beside for path in [folder / name]})
+    for place in deeper:
+        home.files.make_folder(place)
+    for name, data in layout.beside.items():
+        write_whole(folder / name, data, files=home.files)
+    for place in deeper:
+        home.files.sync_folder(place)
+
+
+def _write_weights(
+    home: Home, source: TensorSource, path: Path, was: WeightFile, progress: Progress | None
+) -> None:
+    try:
+        found = header.parse(was.prefix[8:], was.size)
+    except DeltakitError as error:
+        raise error.at(f"the kept header of {path.name}") from None
+    with NewFile(path, was.size, files=home.files) as file:
+        file.write(was.prefix, 0)
+        buffer = memoryview(bytearray(CHUNK))
+        for name in sorted(found.offsets, key=lambda n: found.offsets[n]):
+            if source.infos.get(name) != found.infos[name]:
+                raise BadFile(f"the delta and the kept header of {path.name} differ on {name!r}")
+            nbytes = found.infos[name].nbytes
+            for start in range(0, nbytes, CHUNK):
+                part = buffer[: min(CHUNK, nbytes - start)]
+                source.read(name, start, part)
+                file.write(part, found.offsets[name] + start)
+            if progress:
+                progress(name, nbytes)
+
+
+def _prove(
+    home: Home, record: TaskRecord, layout: Layout, new: ModelTable, folder: Path, out: Path
+) -> RestoreProof:
+    """Read back what was written; raise BadFile unless it is what was added."""
+    proofs = []
+    written: dict[str, str] = {}
+    infos: dict[str, header.TensorInfo] = {}
+    for file, was in layout.weights.items():
+        _, digest = file_digest(folder / file, home.files)
+        proofs.append(FileProof(file, was.size, was.blake3, digest))
+        model = Checkpoint.open(folder / file, home.files)
+        infos.update(model.infos)
+        written.update(model.digests())
+        model.close()
+    table = ModelTable(infos, written)
+    for name in sorted({*new.digests, *written}):
+        if new.digests.get(name) != written.get(name):
+            raise _differs(record, f"the tensor {name!r}", new.digests.get(name), written.get(name))
+    for proof in proofs:
+        if proof.added != proof.written:
+            raise _differs(record, f"the file {proof.name}", proof.added, proof.written)
+    return RestoreProof(
+        record.name, out, new.fingerprint, table.fingerprint, proofs, sorted(layout.beside)
+    )
+
+
+def _differs(record: TaskRecord, what: str, added: str | None, written: str | None) -> BadFile:
+    return BadFile(
+        f"{what} would not be restored as it was added: nothing was written",
+        where=str(record.folder),
+        expected=f"blake3 {added[:16]}" if added else "no such tensor",
+        got=f"blake3 {written[:16]}" if written else "no such tensor",
+        remedy="deltakit verify --read-data shows which stored file is damaged",
+    )
