@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import packages
 
@@ -23,9 +24,14 @@ class Task:
     train: tuple[Row, ...]
     test: tuple[Row, ...]
 
-    def head(self, test: int) -> Task:
-        """Return the task with only the first `test` of its (shuffled) test rows."""
-        return Task(self.name, self.options, self.metric, self.train, self.test[:test])
+    def examination(self, rows: int) -> Task:
+        """Return the task with only the first `rows` of its (shuffled) test rows, for scoring."""
+        return replace(self, train=(), test=self.test[:rows])
+
+    def digest(self) -> str:
+        """Return a hash over all that a score depends on beside the model."""
+        found = repr((self.name, self.options, self.metric, self.test))
+        return hashlib.sha256(found.encode()).hexdigest()
 
     def score(self, predicted: list[int]) -> float:
         """Return accuracy, or balanced accuracy (mean recall over the options), in percent."""

@@ -7,13 +7,13 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -21,7 +21,6 @@ from benchmarks import data, packages
 from deltakit.learn.klf_importance import KlfImportance
 from deltakit.learn.option_scoring import OptionScorer, save_options
 
-T = TypeVar("T")
 RECORD = "training.json"
 
 
@@ -170,19 +169,21 @@ def evaluate(folder: Path, tasks: Iterable[data.Task], max_tokens: int = 48) -> 
     }
 
 
-def in_parallel(jobs: Sequence[tuple[Callable[..., T], tuple[Any, ...]]]) -> list[T]:
-    """Run (function, arguments) jobs in two processes of one torch thread each, in order.
+@contextmanager
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """Two processes of one torch thread each, for as long as the block lasts.
 
-    Two one-thread processes do more on two cores than torch's own threads, and every result is
-    the same as in one process.
+    They do more on two cores than torch's own threads, and compute the same as one process.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when a worker imports it
-    context = get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context, initializer=_worker) as pool:
-        return [future.result() for future in [pool.submit(f, *a) for f, a in jobs]]
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _worker() -> None:
+def _start_worker() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # the decaying state of unseen words ends in denormals
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
