@@ -109,6 +109,23 @@ def test_a_weight_that_overflowed_is_reported_by_name():
         capture.map("t")
 
 
+def test_a_step_that_a_grad_scaler_drops_is_skipped_and_others_are_unscaled():
+    model = scalar(2.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    capture = KlfImportance.attach(model, a1=0.0, a2=0.0)
+    for factor in (3.0, 1e38):  # 1e38 * 1024 is infinite
+        loss = model(torch.ones(1, 1)).sum() * factor
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        capture.step()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert capture._state["weight"][0].item() == pytest.approx(6.0)
+    assert (capture.steps, capture.skipped) == (1, 1)
+
+
 def test_frozen_parameters_are_not_tracked():
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
