@@ -1,0 +1,247 @@
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deltakit.errors import BadValue, NamesDiffer
+from deltakit.strategies import Stack, get
+from deltakit.strategies.klf import Klf, normalise
+
+RAW = np.array([2, 10, 4, 1, 6]) * 1e-6
+EVERY = [
+    dict(zip(("fusion", "order", "neither"), words, strict=True))
+    for words in itertools.product(
+        ("static", "adaptive"), ("sequential", "joint"), ("half", "running_mean")
+    )
+]
+every = pytest.mark.parametrize("words", EVERY, ids=lambda words: "-".join(words.values()))
+
+
+def klf(**settings: Any) -> Klf:
+    strategy = get("klf", settings)
+    assert isinstance(strategy, Klf)
+    return strategy
+
+
+def shares(*maps: Any, **settings: Any) -> np.ndarray:
+    """Each task's share of each unit: (tasks, units)."""
+    return klf(**settings).coefficients(np.array(maps, dtype=np.float64))
+
+
+def fused(old: Any, new: Any, *maps: Any, **settings: Any) -> np.ndarray:
+    """Two tasks' units, fused."""
+    before, now = shares(*maps, **settings)
+    return before * np.array(old) + now * np.array(new)
+
+
+def close(got: np.ndarray, expected: Any) -> None:
+    np.testing.assert_allclose(got, np.array(expected, dtype=np.float64), rtol=0, atol=1e-6)
+
+
+def random_maps(tasks: int, units: int = 30, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).lognormal(sigma=2.0, size=(tasks, units))
+
+
+def test_norm_by_hand() -> None:
+    close(normalise(RAW), [1 / 9, 1, 1 / 3, 0, 5 / 9])
+    close(normalise(np.full(4, 3.0)), [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "important"),
+    [([0, 0.2, 0.5, 0.9, 1], {4}), ([0, 0, 1, 1, 1], set()), ([0, 1], {1})],
+)
+def test_important_is_strictly_above_the_interpolated_percentile(
+    scores: list[float], important: set[int]
+) -> None:
+    # Nothing was important before, so an important unit is the current task's alone.
+    current = shares([0.0] * len(scores), scores)[1]
+    assert {unit for unit, share in enumerate(current) if share == 1.0} == important
+
+
+def test_percentile_by_hand() -> None:
+    assert np.quantile([0, 0.2, 0.5, 0.9, 1], klf().quantile) == pytest.approx(0.92)
+
+
+def test_static_by_hand() -> None:
+    p = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    c = [1, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    shared, previous, current, nobody = fused([1.0] * 10, [2.0] * 10, p, c)[:4]
+    close(np.array([shared, previous, current, nobody]), [1.3, 1.0, 2.0, 1.5])
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(0.25, 1.880797), (0.15, 1.965555)])
+def test_adaptive_by_hand(tau: float, expected: float) -> None:
+    got = fused([1.0] * 3, [2.0] * 3, [0, 0.2, 1], [0, 0.7, 1], fusion="adaptive", tau=tau)
+    close(got, [1.5, expected, 1.5])
+
+
+def test_five_units_by_hand() -> None:
+    p, old, new = [0, 0.3, 1, 0.9, 0.2], [0.0] * 5, [10.0] * 5
+    close(fused(old, new, p, RAW), [5, 10, 0, 5, 5])
+    close(
+        fused(old, new, p, RAW, fusion="adaptive"),
+        [6.093175, 9.426758, 0.649692, 0.265970, 8.056866],
+    )
+    cumulative = klf().accumulate(np.array(p), normalise(RAW))
+    close(cumulative, [0, 0.621739, 1, 0.778261, 0.356522])
+
+
+def test_ten_units_by_hand() -> None:
+    c, p = [0, 1, 2, 3, 4, 5, 6, 7, 9, 10], [10, 0, 1, 2, 3, 4, 5, 6, 7, 9]
+    got = fused(np.arange(10.0), np.arange(10.0) + 10, p, c)
+    close(got, [0, 6, 7, 8, 9, 10, 11, 12, 18, 12])
+
+
+@every
+@pytest.mark.parametrize("level", [0.0, 3e-9])
+def test_constant_importance_weighs_all_alike_and_is_never_nan(
+    words: dict[str, str], level: float
+) -> None:
+    close(shares(np.full(7, level), np.full(7, level), **words), np.full((2, 7), 0.5))
+    cumulative = klf().accumulate(np.zeros(7), np.zeros(7))
+    close(cumulative, np.zeros(7))
+
+
+@every
+@pytest.mark.parametrize("tasks", [1, 2, 5])
+def test_the_shares_of_a_unit_are_fractions_that_sum_to_one(
+    words: dict[str, str], tasks: int
+) -> None:
+    got = shares(*random_maps(tasks), **words)
+    assert got.shape == (tasks, 30)
+    assert ((got >= 0) & (got <= 1)).all()
+    np.testing.assert_allclose(got.sum(axis=0), 1.0, rtol=0, atol=1e-15)
+
+
+@every
+def test_the_first_task_alone_is_itself_exactly(words: dict[str, str]) -> None:
+    assert (shares(random_maps(1)[0], **words) == 1.0).all()
+
+
+@pytest.mark.parametrize("fusion", ["static", "adaptive"])
+def test_joint_does_not_depend_on_the_order_and_sequential_does(fusion: str) -> None:
+    maps, order = random_maps(4), [2, 0, 3, 1]
+    joint, chain = (
+        (
+            shares(*maps, fusion=fusion, order=word)[order],
+            shares(*maps[order], fusion=fusion, order=word),
+        )
+        for word in ("joint", "sequential")
+    )
+    np.testing.assert_allclose(joint[0], joint[1], rtol=0, atol=1e-15)
+    assert np.abs(chain[0] - chain[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("fusion", ["static", "adaptive"])
+def test_sequential_shares_equal_the_chain_of_the_paper(fusion: str) -> None:
+    maps = random_maps(4, units=12)
+    units = np.random.default_rng(1).normal(size=(4, 12))  # one number a unit and task
+    previous, p = units[0], normalise(maps[0])
+    for unit, raw in zip(units[1:], maps[1:], strict=True):
+        c = normalise(raw)
+        for j in range(12):
+            if fusion == "adaptive":
+                share = 1 / (1 + np.exp(-(c[j] - p[j]) / 0.25))
+            else:
+                old, new = p[j] > np.percentile(p, 80), c[j] > np.percentile(c, 80)
+                share = {(1, 1): 0.3, (0, 1): 1.0, (1, 0): 0.0, (0, 0): 0.5}[int(old), int(new)]
+            previous[j] = (1 - share) * previous[j] + share * unit[j]
+        mixed = 0.7 * p + 0.3 * c
+        p = (mixed - mixed.min()) / (mixed.max() - mixed.min())
+    units = np.random.default_rng(1).normal(size=(4, 12))
+    close((shares(*maps, fusion=fusion) * units).sum(axis=0), previous)
+
+
+def test_joint_static_is_the_mean_over_the_tasks_it_is_important_to() -> None:
+    maps = [[1, 1, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+    got = shares(*maps, order="joint", quantile=0.5)
+    third = [1 / 3] * 3
+    close(got.T, [third, [1, 0, 0], [0, 1, 0], third, third, third])
+
+
+def test_joint_adaptive_is_the_softmax_of_normalised_importance_over_tau() -> None:
+    maps = random_maps(3)
+    raised = np.exp(np.array([normalise(row) for row in maps]) / 0.25)
+    close(shares(*maps, order="joint", fusion="adaptive"), raised / raised.sum(axis=0))
+
+
+def test_half_favours_the_last_task_and_the_running_mean_none() -> None:
+    flat = [[1.0, 1.0]] * 3
+    close(shares(*flat)[:, 0], [1 / 4, 1 / 4, 1 / 2])
+    close(shares(*flat, neither="running_mean")[:, 0], [1 / 3] * 3)
+
+
+def test_the_running_mean_averages_what_identical_maps_find_important_to_nobody() -> None:
+    maps = [random_maps(1)[0]] * 4
+    got = shares(*maps, neither="running_mean")
+    unimportant = maps[0] <= np.quantile(maps[0], 0.8)
+    close(got[:, unimportant], np.full((4, int(unimportant.sum())), 1 / 4))
+    # What is important to all goes on being shared by gamma.
+    assert pytest.approx(
+        np.tile([0.343, 0.147, 0.21, 0.3], (int((~unimportant).sum()), 1))
+    ) == got[:, ~unimportant].T
+
+
+@pytest.mark.parametrize("order", ["sequential", "joint"])
+@pytest.mark.parametrize("tau", [5e-324, 1e-300, 1e-4])
+def test_a_tiny_tau_gives_the_whole_unit_to_one_task_without_a_warning(
+    tau: float, order: str
+) -> None:
+    got = shares([0, 1, 0.5], [1, 0, 0.5], fusion="adaptive", order=order, tau=tau)
+    close(got, [[0, 1, 0.5], [1, 0, 0.5]])
+
+
+@pytest.mark.parametrize("settings", [{"tau": 0}, {"tau": -1}, {"tau": "nan"}, {"quantile": 80}])
+def test_numbers_without_a_meaning_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(BadValue):
+        klf(**settings)
+
+
+def scores(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def test_prepare_gives_each_parameter_the_shares_of_its_unit() -> None:
+    maps = [scores(b=0.0, a=1.0), scores(a=0.0, b=5.0)]
+    facts = klf(fusion="adaptive").prepare(maps, ["a", "b"])
+    low, high = 1 / (1 + np.exp(4)), 1 / (1 + np.exp(-4))
+    assert facts["a"] == pytest.approx([high, low])
+    assert facts["b"] == pytest.approx([low, high])
+    deltas = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    merged = klf().merge(Stack(deltas, name="a", fact=facts["a"]))
+    torch.testing.assert_close(merged, torch.tensor([high, low], dtype=torch.float32))
+
+
+def test_parameters_in_no_map_are_averaged_and_do_not_enter_the_norm() -> None:
+    maps = [scores(a=1.0, b=0.0), scores(a=0.0, b=5.0)]
+    facts = klf().prepare(maps, ["a", "b", "buffer"])
+    assert facts["buffer"] == [0.5, 0.5]
+    alone = klf().prepare(maps, ["a", "b"])
+    assert {name: facts[name] for name in alone} == alone
+
+
+def test_units_that_are_not_merged_do_not_enter_the_norm() -> None:
+    maps = [scores(a=1.0, b=0.0), scores(a=0.0, b=5.0)]
+    with_head = [{**one, **scores(head=1e9)} for one in maps]
+    assert klf().prepare(with_head, ["a", "b"]) == klf().prepare(maps, ["a", "b"])
+
+
+def test_a_parameter_missing_from_one_map_is_an_error_that_names_it() -> None:
+    with pytest.raises(NamesDiffer, match="map of task 2 lacks") as refusal:
+        klf().prepare([scores(a=1.0, b=2.0), scores(a=1.0)], ["a", "b"])
+    assert "where:    b\n" in str(refusal.value)
+
+
+def test_maps_of_another_model_are_an_error() -> None:
+    with pytest.raises(NamesDiffer, match="none of the model's parameters"):
+        klf().prepare([scores(x=1.0), scores(x=1.0)], ["a", "b"])
+
+
+def test_maps_of_finer_units_are_an_error_that_names_the_parameter() -> None:
+    rows = {"a": torch.ones(3)}
+    with pytest.raises(BadValue, match="one score a parameter") as refusal:
+        klf().prepare([rows, rows], ["a"])
+    assert "where:    a\n" in str(refusal.value)
