@@ -180,9 +180,10 @@ def test_the_running_mean_averages_what_identical_maps_find_important_to_nobody(
     unimportant = maps[0] <= np.quantile(maps[0], 0.8)
     close(got[:, unimportant], np.full((4, int(unimportant.sum())), 1 / 4))
     # What is important to all goes on being shared by gamma.
-    assert pytest.approx(
-        np.tile([0.343, 0.147, 0.21, 0.3], (int((~unimportant).sum()), 1))
-    ) == got[:, ~unimportant].T
+    assert (
+        pytest.approx(np.tile([0.343, 0.147, 0.21, 0.3], (int((~unimportant).sum()), 1)))
+        == got[:, ~unimportant].T
+    )
 
 
 @pytest.mark.parametrize("order", ["sequential", "joint"])
