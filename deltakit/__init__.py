@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deltakit.learn.klf_importance import KlfImportance as KlfImportance
     from deltakit.mask import Mask as Mask
     from deltakit.merging import merge as merge
-    from deltakit.opening import open_any as open
+    from deltakit.opening import open_any as open  # noqa: A004, F401
     from deltakit.recipe import Recipe as Recipe
     from deltakit.store import Store as Store
 
@@ -38,7 +38,7 @@ _HOMES = {
     "strategies": "strategies:",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

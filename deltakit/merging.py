@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deltakit.engine import Plan, Report, execute, make_plan
+from deltakit.engine import Limits, Plan, Report, execute, make_plan
 from deltakit.errors import BadValue
 from deltakit.experts import Resolved, resolve
 from deltakit.recipe import DEFAULT_SHARD_SIZE, Recipe, Task
@@ -27,9 +27,7 @@ def plan_merge(
     seed: int = 0,
     dtype: str | None = None,
     max_shard_size: int = DEFAULT_SHARD_SIZE,
-    threads: int | None = None,
-    block: int | None = None,
-    memory: int | None = None,
+    limits: Limits | None = None,
 ) -> Plan:
     """Return the checked plan of a merge: what `deltakit merge --dry-run` shows.
 
@@ -50,21 +48,15 @@ def plan_merge(
         dtype=None if dtype is None else parse_dtype(dtype),
         max_shard_size=max_shard_size,
     )
-    return _plan(recipe, found, threads, block, memory)
+    return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
 
 
-def plan_recipe(
-    recipe: Recipe,
-    *,
-    threads: int | None = None,
-    block: int | None = None,
-    memory: int | None = None,
-) -> Plan:
+def plan_recipe(recipe: Recipe, limits: Limits | None = None) -> Plan:
     """Return the checked plan of a recipe read from a file; its paths are opened as they stand."""
     names = [f"{task.name}={Path(task.path).absolute()}" for task in recipe.tasks]
     maps = [task.importance for task in recipe.tasks if task.importance is not None]
     found = resolve(names, str(Path(recipe.base).absolute()), importance=maps)
-    return _plan(recipe, found, threads, block, memory)
+    return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
 
 
 def merge(
@@ -85,8 +77,8 @@ def merge(
     ordered strategies. base: a path, or a name in the store; the tasks' own by default.
     settings: the strategy's. weights: one a task. importance: a map's path for each task.
     scale: multiplies the merged delta. seed: of all random masks. dtype: of the output, the
-    base's by default. Other options: max_shard_size (bytes), threads, block (entries), memory
-    (bytes). Raises DeltakitError before anything is written, or leaves nothing behind.
+    base's by default. max_shard_size: bytes of an output file. limits: threads, block size,
+    memory. Raises DeltakitError before anything is written, or leaves nothing behind.
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, allow_nonfinite=allow_nonfinite)
@@ -97,21 +89,3 @@ def _tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:
         Task(e.name, path, weight, None if e.importance is None else str(e.importance))
         for e, path, weight in zip(found.experts, found.paths, weights, strict=True)
     ]
-
-
-def _plan(
-    recipe: Recipe,
-    found: Resolved,
-    threads: int | None,
-    block: int | None,
-    memory: int | None,
-) -> Plan:
-    return make_plan(
-        recipe,
-        found.base,
-        found.experts,
-        base_table=found.table,
-        threads=threads,
-        block=block,
-        memory=memory,
-    )

@@ -12,7 +12,7 @@ from deltakit_cli.output import emit, note, say, seconds, size, table
 from deltakit_cli.progress import progress
 
 if TYPE_CHECKING:
-    from deltakit.engine import Plan, Report
+    from deltakit.engine import Limits, Plan, Report
 
 PANEL = "Merge"
 
@@ -82,13 +82,10 @@ def command(
 
     deltakit merge ./ft-a ./ft-b --base ./base --strategy ties --set density=0.3
     """
+    from deltakit.engine import Limits
     from deltakit.sizes import parse_size
 
-    limits: dict[str, Any] = {
-        "threads": threads,
-        "block": block_size,
-        "memory": None if memory is None else parse_size(memory),
-    }
+    limits = Limits(threads, block_size, None if memory is None else parse_size(memory))
     if recipe is not None:
         plan = _from_recipe(recipe, tasks, strategy, limits)
     else:
@@ -107,7 +104,7 @@ def command(
             seed=seed,
             dtype=dtype,
             max_shard_size=parse_size(max_shard_size),
-            **limits,
+            limits=limits,
         )
     if dry_run:
         emit(plan_data(plan, out), lambda: show_plan(plan, out), as_json)
@@ -139,15 +136,13 @@ def _plan(tasks: list[str], strategy: str, *, store: Path | None, **options: Any
     return plan_merge(tasks, strategy, store=found, **options)
 
 
-def _from_recipe(
-    path: Path, tasks: list[str] | None, strategy: str, limits: dict[str, Any]
-) -> Plan:
+def _from_recipe(path: Path, tasks: list[str] | None, strategy: str, limits: Limits) -> Plan:
     from deltakit.merging import plan_recipe
     from deltakit.recipe import Recipe
 
     if tasks or strategy:
         raise typer.BadParameter("--recipe names tasks and strategy itself; give one or the other")
-    return plan_recipe(Recipe.read(path), **limits)
+    return plan_recipe(Recipe.read(path), limits)
 
 
 def _settings(given: list[str]) -> dict[str, str]:
@@ -218,8 +213,8 @@ def show_report(plan: Plan, report: Report) -> None:
     """Print what was done for a reader."""
     say(
         f"merged {len(report.task_norms)} tasks with {plan.recipe.strategy} into {report.out}:"
-        f" {size(report.bytes_out)}, {report.changed} tensors changed, {report.copied} as in the base,"
-        f" {seconds(report.seconds)}"
+        f" {size(report.bytes_out)}, {report.changed} tensors changed,"
+        f" {report.copied} as in the base, {seconds(report.seconds)}"
     )
     rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
     table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")

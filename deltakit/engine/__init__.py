@@ -1,6 +1,8 @@
 """From a recipe to a merged model folder: plan, execute, report."""
 
-from deltakit.engine.executor import Report, execute
+from deltakit.engine.executor import execute
+from deltakit.engine.limits import Limits
 from deltakit.engine.plan import Expert, Plan, make_plan
+from deltakit.engine.report import Report
 
-__all__ = ["Expert", "Plan", "Report", "execute", "make_plan"]
+__all__ = ["Expert", "Limits", "Plan", "Report", "execute", "make_plan"]

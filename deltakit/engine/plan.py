@@ -11,6 +11,7 @@ import msgspec
 
 from deltakit.delta import Delta
 from deltakit.delta_source import DeltaSource, is_merged, merged_names
+from deltakit.engine.limits import Limits, entry_bytes
 from deltakit.engine.shards import Shard, make_shards
 from deltakit.errors import BadValue, DeltakitError, WrongBase, some
 from deltakit.importance import ImportanceMap
@@ -20,8 +21,6 @@ from deltakit.strategies import Strategy
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 
-DEFAULT_BLOCK = 1 << 18  # entries
-SMALLEST_BLOCK = 1 << 12
 # Bytes of output a second and core, order of magnitude, for the estimate before a merge.
 _RATES = {"nothing": 0.4e9, "tensor": 0.06e9, "model": 0.06e9}
 
@@ -84,11 +83,6 @@ class Plan:
         return output_info(self.base.infos[name], self.recipe.dtype)
 
 
-def entry_bytes(experts: int) -> int:
-    """Return the scratch bytes one entry of a block needs: raw, base, stack and temporaries."""
-    return 8 + 8 + 4 * (4 * experts + 6)
-
-
 def output_info(info: TensorInfo, dtype: str | None) -> TensorInfo:
     """Return a tensor's dtype and shape in the output: integers keep theirs."""
     return TensorInfo(dtype, info.shape) if dtype and is_merged(info) else info
@@ -100,9 +94,7 @@ def make_plan(
     experts: Sequence[Expert],
     *,
     base_table: ModelTable | None = None,
-    threads: int | None = None,
-    block: int | None = None,
-    memory: int | None = None,
+    limits: Limits | None = None,
 ) -> Plan:
     """Check a merge whole and return its plan; reads headers, and importance maps' few numbers.
 
@@ -127,7 +119,7 @@ def make_plan(
     facts = _prepare(strategy, experts, base, table, names)
     if table is not None:
         recipe = _with_fingerprint(recipe, table)
-    threads, block = _size(threads, block, memory, len(experts))
+    threads, block = (limits or Limits()).settle(len(experts))
     infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
     shards = make_shards(infos, recipe.max_shard_size)
     return Plan(recipe, base, experts, strategy, shards, merged, facts, notes, threads, block)
@@ -212,27 +204,3 @@ def check_map(
             got=f"fingerprint {table.fingerprint}",
             remedy="give the base it was made against",
         )
-
-
-def _size(
-    threads: int | None, block: int | None, memory: int | None, experts: int
-) -> tuple[int, int]:
-    import os
-
-    threads = threads or min(4, len(os.sched_getaffinity(0)))
-    if threads < 1:
-        raise BadValue("the number of threads is not above 0", got=f"{threads}")
-    if block is not None and block < 1:
-        raise BadValue("the block size is not above 0", got=f"{block}")
-    if memory is not None:
-        most = memory // (threads * entry_bytes(experts))
-        if most < SMALLEST_BLOCK:
-            least = threads * entry_bytes(experts) * SMALLEST_BLOCK
-            raise BadValue(
-                f"{memory} bytes of memory are too few for {threads} threads",
-                expected=f"at least {least} bytes",
-                remedy="give more --memory or fewer --threads",
-            )
-        block = min(block or DEFAULT_BLOCK, most)
-    # A multiple of 8 entries is whole bytes for every dtype, bits included.
-    return threads, -(-(block or DEFAULT_BLOCK) // 8) * 8

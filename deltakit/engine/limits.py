@@ -1,0 +1,54 @@
+"""How much of the machine a merge may use: threads, block size, memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from deltakit.errors import BadValue
+
+DEFAULT_BLOCK = 1 << 18  # entries
+SMALLEST_BLOCK = 1 << 12
+MOST_DEFAULT_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Threads, entries a block, and bytes of scratch memory; None leaves the choice to deltakit.
+
+    No limit changes a bit of the result.
+    """
+
+    threads: int | None = None
+    block: int | None = None
+    memory: int | None = None
+
+    def settle(self, experts: int) -> tuple[int, int]:
+        """Return threads and block size for a merge of so many experts, or raise BadValue."""
+        if self.threads is not None and self.threads < 1:
+            raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
+        if self.block is not None and self.block < 1:
+            raise BadValue("the block size is not above 0", got=f"{self.block}")
+        threads = self.threads or min(MOST_DEFAULT_THREADS, len(os.sched_getaffinity(0)))
+        block = self.block or DEFAULT_BLOCK
+        if self.memory is not None:
+            block = min(block, self._fitting(self.memory, threads, experts))
+        # A multiple of 8 entries is whole bytes for every dtype, bits included.
+        return threads, max(8, block // 8 * 8)
+
+    @staticmethod
+    def _fitting(memory: int, threads: int, experts: int) -> int:
+        """Return the largest block whose scratch stays within `memory` bytes."""
+        block = memory // (threads * entry_bytes(experts))
+        if block < SMALLEST_BLOCK:
+            raise BadValue(
+                f"{memory} bytes of memory are too few for {threads} threads",
+                expected=f"at least {threads * entry_bytes(experts) * SMALLEST_BLOCK} bytes",
+                remedy="give more --memory or fewer --threads",
+            )
+        return block
+
+
+def entry_bytes(experts: int) -> int:
+    """Return the scratch bytes one entry of a block needs: raw, base, stack and temporaries."""
+    return 8 + 8 + 4 * (4 * experts + 6)
