@@ -6,15 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deltakit.delta_source import DeltaSource, merged_names
 from deltakit.errors import BadFile, BadValue, DeltakitError, NonFinite
 from deltakit.provenance import FORMAT, check_kind, parse, render
+from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.reader import SafetensorsFile
-from deltakit.tensors.source import MemoryTensors
+from deltakit.tensors.source import MemoryTensors, TensorSource
 from deltakit.tensors.writer import SafetensorsWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_BLOCK = 1 << 20
 
 UNITS = ("tensor", "rank", "head", "row", "element")
 
@@ -152,3 +156,34 @@ class ImportanceMap(Mapping[str, "Tensor"]):
             base=self.base,
             provenance={**self.provenance, "control": control},
         )
+
+
+def importance_of_delta(delta: DeltaSource, base: TensorSource, *, task: str) -> ImportanceMap:
+    """Return the data-free importance of a task: mean |delta| of each merged parameter.
+
+    >>> import torch
+    >>> from deltakit.delta_source import ModelDelta
+    >>> base = MemoryTensors({"w": torch.tensor([1.0, 2.0])})
+    >>> tuned = ModelDelta(MemoryTensors({"w": torch.tensor([1.0, 3.0])}))
+    >>> importance_of_delta(tuned, base, task="trec")["w"]
+    tensor(0.5000)
+
+    Reads delta and base once, block by block; sums are in float64. A parameter the delta does not
+    change scores 0. Raises what `delta.check_base` raises, NonFinite for NaN or infinity.
+    """
+    import torch
+
+    delta.check_base(base)
+    raw = torch.empty(_BLOCK * 8, dtype=torch.uint8)
+    scores: dict[str, Tensor] = {}
+    for name in merged_names(base.infos):
+        info = base.infos[name]
+        total = 0.0
+        for start in range(0, info.numel if delta.changes(name) else 0, _BLOCK):
+            stop = min(start + _BLOCK, info.numel)
+            values = base.block(name, start, stop, raw).to(working_dtype(info.dtype))
+            out = torch.empty_like(values)
+            delta.block_into(out, name, start, values)
+            total += float(out.abs_().sum(dtype=torch.float64))
+        scores[name] = torch.tensor(total / max(1, info.numel), dtype=torch.float32)  # ()
+    return ImportanceMap(scores, task=task, score="delta", provenance={"method": "mean |delta|"})

@@ -33,6 +33,8 @@ def _reason(name: str) -> str | None:
         return f"begins with {name[0]!r}"
     if "/" in name or "\\" in name:
         return "holds a path separator"
+    if "=" in name or name.endswith(".safetensors"):
+        return "would read as a path, or as name=PATH, on a command line"
     # Cc, Cf, Cs, Co, Cn: control and invisible characters, half surrogates. Zl, Zp: line ends.
     if any(unicodedata.category(c)[0] == "C" or unicodedata.category(c) in "Zl Zp" for c in name):
         return "holds a control character"

@@ -30,6 +30,7 @@ def verify_store(
     looked at. With `read_data` every file is hashed, also those no task refers to, and every base.
     """
     findings: list[Finding] = []
+    tasks = home.task_names()  # before the bases: a task's base was there before the task
     bases: dict[str, BaseRecord] = {}
     for name in home.base_names():
         try:
@@ -40,7 +41,7 @@ def verify_store(
             continue
         findings += _base(home, bases[name], read_data, progress)
     look = _Look(home, bases, read_data, progress)
-    for name in home.task_names():
+    for name in tasks:
         findings += _steady(home, name, partial(look.task, name))
     if read_data:
         findings += _unreferenced(home, look.known)
