@@ -171,6 +171,12 @@ class Store:
 
         return verify_store(self._home, read_data, progress)
 
+    def bytes_to_verify(self) -> int:
+        """Return how many bytes `verify(read_data=True)` reads, for a progress bar."""
+        from deltakit.store.verify import bytes_to_verify
+
+        return bytes_to_verify(self._home)
+
     def gc(self, grace_seconds: float = 3600.0, dry_run: bool = False) -> Collected:
         """Delete what no task refers to and nothing has touched for `grace_seconds`."""
         from deltakit.store.gc import collect

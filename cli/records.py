@@ -1,0 +1,61 @@
+"""A task's record as the verbs print it: one set of keys, one way to say an age."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from deltakit_cli.output import fraction, size
+
+if TYPE_CHECKING:
+    from deltakit.store import TaskRecord
+
+
+def task_data(record: TaskRecord) -> dict[str, Any]:
+    """Return what a task's manifest says, as data."""
+    return {
+        "task": record.name,
+        "base": record.base,
+        "base_fingerprint": record.base_fingerprint,
+        "role": record.role,
+        "density": record.density,
+        "exact": record.exact,
+        "nbytes": record.nbytes,
+        "total_nbytes": record.total_nbytes,
+        "model_nbytes": record.model_nbytes,
+        "delta": record.delta_path,
+        "importance": record.importance_path,
+        "created": record.created,
+        "revision": record.revision,
+        "parent": record.parent,
+        "provenance": record.provenance,
+    }
+
+
+def task_fields(record: TaskRecord) -> list[tuple[str, str]]:
+    """Return what a reader wants to know of a task first, as name and text."""
+    share = record.nbytes / max(1, record.model_nbytes)
+    kept = "lossless: restores the model bit for bit" if record.role == "replace" else "mergeable"
+    rounding = "exact" if record.exact else "rounded to the stored dtype"
+    return [
+        ("task", record.name),
+        ("base", f"{record.base} ({record.base_fingerprint[:16]})"),
+        ("role", f"{record.role} ({kept})"),
+        ("density", fraction(record.density)),
+        ("values", rounding),
+        (
+            "size",
+            f"{size(record.nbytes)}, {share:.3f} of the model's {size(record.model_nbytes)}",
+        ),
+        ("importance", "yes" if record.importance_path else "no"),
+    ]
+
+
+def age(created: str) -> str:
+    """Return how long ago a manifest's time is, for a reader."""
+    then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    elapsed = max(0, int((datetime.now(UTC) - then).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if elapsed >= length:
+            return f"{elapsed // length} {unit}"
+    return f"{elapsed} s"

@@ -1,0 +1,160 @@
+"""deltakit importance: measure which parameters matter to a task."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltakit_cli.options import Json, StorePath
+from deltakit_cli.output import emit, fraction, say, table
+from deltakit_cli.records import task_data
+
+if TYPE_CHECKING:
+    from deltakit.importance import ImportanceMap
+
+PANEL = "Store"
+
+KINDS = ["first", "second", "mixed", "fisher", "delta"]
+
+
+def command(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK|PATH", help="A task of the store, or a model's folder.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Labelled texts to measure on.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --data: the task's fine-tuned model.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(KINDS), help="By default first with --data, delta without."),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="For a PATH: the base model, to take the delta to.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="For a PATH: the file to write.")
+    ] = None,
+    store: StorePath = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a task's importance map, from labelled text or from its delta alone.
+
+    The map of a TASK is kept with it in the store; that of a PATH is written to --out.
+    """
+    from deltakit.errors import BadValue, nearest
+
+    kind = kind or ("delta" if data is None else "first")
+    if kind not in KINDS:
+        close = nearest(kind, KINDS)
+        raise BadValue(
+            f"unknown kind of importance {kind!r}",
+            expected=", ".join(KINDS),
+            remedy=f"did you mean {close!r}?" if close else None,
+        )
+    if (kind == "delta") != (data is None):
+        raise typer.BadParameter(
+            "--kind delta takes no --data" if data else f"--kind {kind} needs --data FILE.jsonl"
+        )
+    if os.sep in task or task in (".", ".."):
+        _of_path(Path(task), data, model, kind, base, out, as_json)
+        return
+    if out is not None or base is not None:
+        raise typer.BadParameter("--out and --base go with a PATH; a task's map is kept with it")
+    _of_task(task, data, model, kind, store, as_json)
+
+
+def _of_task(
+    task: str,
+    data: Path | None,
+    model: Path | None,
+    kind: str,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    from deltakit.delta import Delta
+    from deltakit.importance import importance_of_delta
+    from deltakit.store import Store
+
+    opened = Store.open(store)
+    record = opened.task(task)
+    if data is None:
+        source, _ = opened.open_base(record.base)
+        found = importance_of_delta(Delta.open(record.delta_path), source, task=task)
+    else:
+        if model is None:
+            raise typer.BadParameter("--data needs --model PATH, the fine-tuned model")
+        found = _measure(model, data, task, kind)
+    new = opened.attach_importance(task, _with_base(found, record.base_fingerprint))
+
+    def render() -> None:
+        say(f"{task} has a {kind} importance map now (revision {new.revision})")
+        _show(found)
+
+    emit({**task_data(new), "scores": len(found)}, render, as_json)
+
+
+def _of_path(
+    path: Path,
+    data: Path | None,
+    model: Path | None,
+    kind: str,
+    base: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from deltakit.delta_source import ModelDelta
+    from deltakit.importance import importance_of_delta
+    from deltakit.tensors.checkpoint import Checkpoint
+
+    if out is None:
+        raise typer.BadParameter("a PATH needs --out FILE")
+    if model is not None:
+        raise typer.BadParameter("--model goes with a TASK; the PATH is the model")
+    if data is None and base is None:
+        raise typer.BadParameter("without --data, a PATH needs --base PATH")
+    source = None if base is None else Checkpoint.open(base)
+    name = path.resolve().name
+    if data is not None:
+        found = _measure(path, data, name, kind)
+    else:
+        assert source is not None
+        found = importance_of_delta(ModelDelta(Checkpoint.open(path)), source, task=name)
+    _with_base(found, None if source is None else source.fingerprint()).save(out)
+
+    def render() -> None:
+        say(f"wrote the {kind} importance map of {path} to {out}")
+        _show(found)
+
+    emit({"out": out, "kind": kind, "scores": len(found)}, render, as_json)
+
+
+def _measure(model: Path, data: Path, task: str, kind: str) -> ImportanceMap:
+    from deltakit.learn.post_hoc import post_hoc
+
+    name = kind if kind == "fisher" else f"klf-{kind}"
+    return post_hoc(model, data, task=task, kind=name)
+
+
+def _with_base(found: ImportanceMap, fingerprint: str | None) -> ImportanceMap:
+    from deltakit.importance import ImportanceMap
+
+    return ImportanceMap(
+        found,
+        task=found.task,
+        units=found.units,
+        score=found.score,
+        base=fingerprint,
+        provenance=found.provenance,
+    )
+
+
+def _show(found: ImportanceMap) -> None:
+    top = sorted(found, key=lambda name: -float(found[name].sum()))[:5]
+    rows = [[name, fraction(float(found[name].sum()))] for name in top]
+    table(["most important", "score"], rows, align="lr")
