@@ -246,14 +246,13 @@ def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> It
         if files.exists(path):
             files.rename(path, old)
         files.rename(temporary, path)
+        files.sync_folder(path.parent)
     except BaseException:
         if files.exists(old) and not files.exists(path):
             files.rename(old, path)
         with contextlib.suppress(OSError):
             files.delete_folder(temporary)
         raise
-    try:
-        files.sync_folder(path.parent)
     finally:
-        if files.exists(old):
+        if files.exists(old) and files.exists(path):
             files.delete_folder(old)
