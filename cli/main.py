@@ -48,13 +48,21 @@ def _verb(module: str) -> str:
 class Front(TyperGroup):
     """The group of all verbs: its help has one section a panel; what a verb raises ends here."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _bare_arguments(self)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [verb for verb in verb_names() if verb in self.commands]
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {name: [] for name in PANELS}
-        room = formatter.width - 6 - max(map(len, self.commands), default=0)
-        for name, command in self.commands.items():
-            panel = getattr(command, "rich_help_panel", None)
+        for verb in self.list_commands(ctx):
+            panel = getattr(self.commands[verb], "rich_help_panel", None)
             heading = panel if isinstance(panel, str) else "Other"
-            panels.setdefault(heading, []).append((name, command.get_short_help_str(room)))
+            # The limit is that of a sentence, not of a line: a long one is wrapped, not cut.
+            text = self.commands[verb].get_short_help_str(limit=1000)
+            panels.setdefault(heading, []).append((verb, text))
         for heading, rows in panels.items():
             if rows:
                 with formatter.section(heading):
@@ -75,6 +83,15 @@ class Front(TyperGroup):
                 raise  # a usage error, which the library shows; or the traceback that was asked for
             note(explain(error))
             raise typer.Exit(1) from None
+
+
+def _bare_arguments(command: Any) -> None:
+    """Leave the Python type out of the help of an argument that says itself what it takes."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument" and parameter.metavar:
+            parameter.display_type_rich = lambda ctx: None
+    for inner in getattr(command, "commands", {}).values():
+        _bare_arguments(inner)
 
 
 def explain(error: Exception) -> str:

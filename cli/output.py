@@ -53,28 +53,53 @@ def table(
 ) -> None:
     """Print rows of text in columns.
 
-    align: one letter a column, "l" or "r"; the last one counts for all columns that follow. On a
-    terminal the longest left-aligned columns are shortened in the middle until a row fits.
+    align: one letter a column, "l", "r" or "w" (text that may wrap); the last one counts for all
+    columns that follow. On a terminal the widest columns give way until a row fits: texts wrap,
+    names are shortened in the middle. Piped, a row is one line and nothing is left out.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
-    sides = [align[min(i, len(align) - 1)] for i in range(len(headers))]
-    widths = [max(map(width, column)) for column in zip(headers, *cells, strict=True)]
+    heads = [printable(head) for head in headers]
+    sides = [align[min(i, len(align) - 1)] for i in range(len(heads))]
+    everything = list(zip(heads, *cells, strict=True))
+    widths = [max(map(width, column)) for column in everything]
     if is_terminal(sys.stdout):
-        _narrow(widths, sides, columns())
+        least = [_least(column, side) for column, side in zip(everything, sides, strict=True)]
+        _narrow(widths, least, columns())
     if title:
         say(bold(title))
-    say(bold(_line(headers, widths, sides)))
+    say(bold(_line(heads, widths, sides)))
     for row in cells:
-        say(_line(row, widths, sides))
+        for line in _wrapped(row, widths, sides):
+            say(_line(line, widths, sides))
 
 
-def _narrow(widths: list[int], sides: Sequence[str], room: int) -> None:
-    names = [i for i, side in enumerate(sides) if side == "l"]
-    while names and sum(widths) + len(GAP) * (len(widths) - 1) > room:
-        longest = max(names, key=lambda i: widths[i])
-        if widths[longest] <= NARROWEST:
+def _least(column: Sequence[str], side: str) -> int:
+    """Return how narrow a column may get, its head first: a number or a word is never cut."""
+    if side == "r":
+        return max(map(width, column[1:]), default=0)
+    if side == "w":
+        return max((width(word) for cell in column for word in cell.split()), default=0)
+    return NARROWEST
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int], sides: Sequence[str]) -> list[list[str]]:
+    import textwrap
+
+    parts = [
+        textwrap.wrap(cell, room) if side == "w" and width(cell) > room else [cell]
+        for cell, room, side in zip(row, widths, sides, strict=True)
+    ]
+    lines = max(map(len, parts), default=0)
+    return [[part[i] if i < len(part) else "" for part in parts] for i in range(lines)]
+
+
+def _narrow(widths: list[int], least: Sequence[int], room: int) -> None:
+    """Take columns from the widest that may still shrink, until all fit."""
+    while sum(widths) + len(GAP) * (len(widths) - 1) > room:
+        wide = [i for i in range(len(widths)) if widths[i] > least[i]]
+        if not wide:
             return
-        widths[longest] -= 1
+        widths[max(wide, key=lambda i: widths[i])] -= 1
 
 
 def _line(row: Sequence[str], widths: Sequence[int], sides: Sequence[str]) -> str:
@@ -117,9 +142,9 @@ def width(text: str) -> int:
 
 
 def pad(text: str, room: int, side: str) -> str:
-    """Return the text with blanks up to `room` columns, put to the left ("l") or right ("r")."""
+    """Return the text with blanks up to `room` columns, put to the right for "r", else to the left."""
     blank = " " * (room - width(text))
-    return text + blank if side == "l" else blank + text
+    return blank + text if side == "r" else text + blank
 
 
 def printable(text: str) -> str:
@@ -166,17 +191,37 @@ def size(nbytes: int) -> str:
     return f"{value:.1f} {unit}"
 
 
+def count(n: int) -> str:
+    """Return a number of things for a reader.
+
+    >>> count(9999), count(22_713_216), count(6_738_415_616)
+    ('9999', '22.7 M', '6.74 G')
+    """
+    if n < 10_000:
+        return f"{n}"
+    value = float(n)
+    for unit in ("k", "M", "G", "T"):
+        value /= 1000
+        if value < 999.5 or unit == "T":
+            break
+    return f"{value:.3g} {unit}"
+
+
 def fraction(x: float | None) -> str:
     """Return a fraction for a reader: three decimals, more for a small one, "-" for none.
 
     >>> fraction(0.1), fraction(0.00012), fraction(0.0), fraction(-0.147098), fraction(None)
     ('0.100', '1.2e-04', '0', '-0.147', '-')
+    >>> fraction(12.3456), fraction(123456.7)
+    ('12.35', '1.23e+05')
     """
     if x is None:
         return "-"
     if x == 0.0:
         return "0"
-    return f"{x:.1e}" if abs(x) < 0.001 else f"{x:.3f}"
+    if abs(x) < 0.001:
+        return f"{x:.1e}"
+    return f"{x:.3f}" if abs(x) < 9.9995 else f"{x:.4g}" if abs(x) < 99995 else f"{x:.3g}"
 
 
 def seconds(x: float) -> str:

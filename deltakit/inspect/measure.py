@@ -91,7 +91,8 @@ class Measurer:
         for i, row in enumerate(wide):
             torch.abs(row, out=flat)
             sums.total[i], sums.absolute[i] = row.sum().item(), flat.sum().item()
-            sums.largest[i] = flat.max().item()
+            lowest, highest = deltas[i].aminmax()
+            sums.largest[i] = max(highest.item(), -lowest.item())  # 0.0, never -0.0
             for j in range(i):
                 torch.add(row, wide[j], out=flat)
                 sums.pair_absolute[i, j] = sums.pair_absolute[j, i] = flat.abs_().sum().item()
@@ -108,6 +109,8 @@ class Measurer:
         Products of signs are 1 where two agree and -1 where they do not, so two small matrix
         products count all pairs.
         """
+        import torch
+
         tasks = len(signs)
         flat = self._flat[: signs.shape[1]]
         agree_less_conflict = _whole(signs @ signs.T)
@@ -117,8 +120,7 @@ class Measurer:
         sums.conflicts = (sums.both - agree_less_conflict) // 2
         flat.copy_(owned.sum(0))  # (n,) how many tasks own the entry
         sums.mixed = int((flat != leaning).sum())
-        for k in range(tasks + 1):
-            sums.owners[k] = int((flat == k).sum())
+        sums.owners = torch.bincount(flat.to(torch.int64), minlength=tasks + 1).numpy()
 
     def _check_finite(self, dot: np.ndarray, name: str) -> None:
         import numpy as np

@@ -53,12 +53,14 @@ class PairFigures(msgspec.Struct, frozen=True):
 class TogetherFigures(msgspec.Struct, frozen=True):
     """All T tasks over a group of parameters.
 
-    collisions: entries that 0, 1, ... T tasks change. sign_conflict: of the entries two or more
-    change, the fraction with opposite signs. weighted_conflict: 1 - sum|sum d| / sum sum|d|.
+    collisions: entries that 0, 1, ... T tasks change; owned: the same as fractions.
+    sign_conflict: of the entries that two or more change, the fraction with opposite signs.
+    weighted_conflict: 1 - sum|sum d| / sum sum|d|.
     interference: |sum d|^2 / sum|d|^2 - 1; 0 orthogonal, T - 1 identical, below 0 cancelling.
     """
 
     collisions: list[int]
+    owned: list[float]
     sign_conflict: float | None
     weighted_conflict: float | None
     interference: float | None
@@ -138,6 +140,7 @@ def _together(sums: Sums) -> TogetherFigures:
     squares = float(sums.dot.trace())
     return TogetherFigures(
         sums.owners.tolist(),
+        (sums.owners / max(1, sums.entries)).tolist(),
         _ratio(sums.mixed, int(sums.owners[2:].sum())),
         _lost(sums.sum_absolute, float(sums.absolute.sum())),
         float(sums.dot.sum()) / squares - 1.0 if squares else None,
