@@ -51,6 +51,21 @@ def task_fields(record: TaskRecord) -> list[tuple[str, str]]:
     ]
 
 
+def made_by(provenance: dict[str, str]) -> list[tuple[str, str]]:
+    """Return a task's provenance for a reader, what describes the mask on one line."""
+    about = ", ".join(
+        f"{k} {provenance[k]}" for k in ("density", "seed", "file") if k in provenance
+    )
+    mask = provenance.get("mask", "none") + (f" ({about})" if about else "")
+    rest = [k for k in provenance if k not in ("mask", "density", "seed", "file", "task")]
+    return [("mask", mask), *((k.replace("_", " "), provenance[k]) for k in rest)]
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things, as "1 file" and "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def age(created: str) -> str:
     """Return how long ago a manifest's time is, for a reader."""
     then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -8,6 +8,7 @@ import typer
 
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, note, say, size
+from deltakit_cli.records import count
 
 PANEL = "Store"
 
@@ -30,10 +31,10 @@ def command(
         if dry_run:
             for path in result.deleted:
                 say(str(path))
-        say(f"{verb} {len(result.deleted)} files, {size(result.nbytes)}")
+        say(f"{verb} {count(len(result.deleted), 'file')}, {size(result.nbytes)}")
         if result.waiting:
             say(
-                f"left {len(result.waiting)} files, {size(result.waiting_nbytes)}, that changed in"
+                f"left {count(len(result.waiting), 'file')}, {size(result.waiting_nbytes)}, that changed in"
                 f" the last {grace:g} s (--grace 0 deletes them when nothing else uses the store)"
             )
         for task in result.busy:

@@ -8,7 +8,7 @@ import typer
 
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, say, size, table
-from deltakit_cli.records import task_data
+from deltakit_cli.records import count, task_data
 
 PANEL = "Store"
 
@@ -24,7 +24,7 @@ def command(
     records = Store.open(store).log(task)
 
     def render() -> None:
-        say(f"{task}, {len(records)} revision{'s' if len(records) > 1 else ''}")
+        say(f"{task}, {count(len(records), 'revision')}")
         rows = [
             [r.revision, r.reason, r.created, size(r.total_nbytes), r.parent or "-"]
             for r in records

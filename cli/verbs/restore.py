@@ -10,6 +10,7 @@ import typer
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, fields, say, size
 from deltakit_cli.progress import progress
+from deltakit_cli.records import count
 
 PANEL = "Store"
 
@@ -28,6 +29,8 @@ def command(
 
     opened = Store.open(store)
     total = opened.task(task).model_nbytes
+    import torch  # noqa: F401  takes seconds: not part of what the bar measures
+
     with progress("restore", total) as meter:
         proof = opened.restore(task, out, overwrite=overwrite, progress=meter.advance)
 
@@ -46,6 +49,6 @@ def command(
             ]
         )
         if proof.beside:
-            say(f"and {len(proof.beside)} files beside: {', '.join(proof.beside)}")
+            say(f"and {count(len(proof.beside), 'file')} beside: {', '.join(proof.beside)}")
 
     emit(proof, render, as_json)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fields, fraction, say, size, table
-from deltakit_cli.records import age, task_data, task_fields
+from deltakit_cli.output import emit, fields, fraction, say, shorten, size, table
+from deltakit_cli.records import age, made_by, task_data, task_fields
 
 PANEL = "Store"
 
@@ -50,16 +50,17 @@ def command(
                 *task_fields(record),
                 ("tensors", f"{changed} of {total} changed" + (f": {stored}" if stored else "")),
                 ("revision", f"{record.revision}, {age(record.created)} ago ({record.created})"),
-                *((name.replace("_", " "), text) for name, text in record.provenance.items()),
+                *made_by(record.provenance),
             ]
         )
         say()
-        table(["file", "size"], [[n, size(s)] for n, s in files.items()], align="lr")
         say(f"in {record.folder}")
+        rows = [[shorten(name, 60), size(nbytes)] for name, nbytes in files.items()]
+        table(["file", "size"], rows, align="lr")
         if units:
             say()
-            rows = [[name, fraction(score)] for name, score in units]
-            table(["most important", "score"], rows, align="lr")
+            scores = [[name, fraction(score)] for name, score in units]
+            table(["most important", "score"], scores, align="lr")
 
     emit(data, render, as_json)
 

@@ -9,6 +9,7 @@ import typer
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, printable, say
 from deltakit_cli.progress import progress
+from deltakit_cli.records import count
 
 PANEL = "Store"
 
@@ -34,7 +35,7 @@ def command(
         for finding in findings:
             say(printable(str(finding)))
         if findings:
-            say(f"damaged: {len(findings)} findings in {opened.folder}")
+            say(f"damaged: {count(len(findings), 'finding')} in {opened.folder}")
         elif read_data:
             say(f"sound: every byte of {opened.folder} and of its bases is as it was stored")
         else:
