@@ -1,0 +1,49 @@
+"""Threads share one list of work and stop together."""
+
+import threading
+
+import pytest
+import torch
+
+from deltakit.engine.threads import one_torch_thread, run_all
+
+
+def test_every_item_is_done_once():
+    done, lock = [], threading.Lock()
+
+    def do(item):
+        with lock:
+            done.append(item)
+
+    run_all(do, iter(range(100)), 4)
+    assert sorted(done) == list(range(100))
+
+
+def test_the_first_error_is_raised_and_the_rest_is_not_begun():
+    begun = []
+
+    def do(item):
+        begun.append(item)
+        if item == 3:
+            raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"):
+        run_all(do, iter(range(10_000)), 2)
+    assert len(begun) < 10_000
+
+
+def test_an_error_in_the_list_of_work_itself_is_raised():
+    def work():
+        yield 1
+        raise OSError("unreadable")
+
+    with pytest.raises(OSError, match="unreadable"):
+        run_all(lambda item: None, work(), 3)
+
+
+def test_torchs_threads_are_given_back():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), one_torch_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before

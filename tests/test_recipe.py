@@ -1,0 +1,56 @@
+"""A recipe round-trips, and refuses what it does not know."""
+
+import pytest
+
+from deltakit.errors import BadFile, BadValue
+from deltakit.recipe import Recipe, Task
+
+TASKS = [Task("a", "ft-a"), Task("b", "ft-b", weight=0.5)]
+
+
+def test_a_recipe_round_trips_through_its_file(tmp_path):
+    recipe = Recipe(base="base", tasks=TASKS, strategy="ties", seed=7).checked()
+    (tmp_path / "r.json").write_bytes(recipe.encode())
+    assert Recipe.read(tmp_path / "r.json") == recipe
+    assert Recipe.read(tmp_path / "r.json").encode() == recipe.encode()
+
+
+def test_a_checked_recipe_spells_out_defaults():
+    recipe = Recipe(base="b", tasks=TASKS, strategy="dare").checked()
+    assert recipe.settings == {"p": 0.9, "rescale": "inverse"}
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (b"{", "not a recipe"),
+        (b"[]", "not a recipe"),
+        (b'{"base": "b", "tasks": [], "strategy": "ties", "sead": 1}', "sead"),
+        (b'{"base": "b", "tasks": [{"name": "a"}], "strategy": "ties"}', "path"),
+        (b'{"format": 99}', "newer deltakit"),
+        (b'{"format": "x"}', "not a recipe"),
+        (b"\xff", "not a recipe"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
+    (tmp_path / "r.json").write_bytes(text)
+    with pytest.raises(BadFile, match=match) as caught:
+        Recipe.read(tmp_path / "r.json")
+    assert "r.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tasks": []}, "without tasks"),
+        ({"seed": -1}, "seed"),
+        ({"dtype": "bfloat16"}, "not spelled as safetensors"),
+        ({"max_shard_size": 0}, "shard size"),
+        ({"tasks": [Task("a", "x", weight=0.0)]}, "weight"),
+        ({"strategy": "average", "tasks": [Task("a", "x", 1.0), Task("b", "x", -1.0)]}, "sum to 0"),
+    ],
+)
+def test_a_recipe_that_means_nothing_is_refused(change, match):
+    fields = {"base": "b", "tasks": TASKS, "strategy": "ties", **change}
+    with pytest.raises(BadValue, match=match):
+        Recipe(**fields).checked()
