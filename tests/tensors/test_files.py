@@ -260,9 +260,12 @@ def test_only_a_folder_is_replaced_by_a_folder(tmp_path: Path, kind: str):
 
 
 def test_an_exception_in_the_block_leaves_no_folder(tmp_path: Path):
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as folder:
-        with NewFile(folder / "a", 5) as file:
-            write_and_stop(file)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        new_folder(tmp_path / "out") as folder,
+        NewFile(folder / "a", 5) as file,
+    ):
+        write_and_stop(file)
     assert names(tmp_path) == []
 
 

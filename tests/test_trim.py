@@ -1,0 +1,93 @@
+"""A trim keeps exactly the k largest magnitudes, lowest flat index first among equals."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltakit.trim import find_cut
+
+KINDS = [torch.float32, torch.float64]
+
+
+def trimmed(values: torch.Tensor, count: int, block: int) -> np.ndarray:
+    """The mask found block by block and applied block by block."""
+    parts = list(values.split(block))
+    cut = find_cut(lambda: iter(parts), count)
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    kept = [cut.keeps(part, int(at)) for part, at in zip(parts, starts[:-1], strict=True)]
+    return torch.cat(kept).numpy()
+
+
+def sorted_reference(values: torch.Tensor, count: int) -> np.ndarray:
+    order = np.argsort(-np.abs(values.numpy().astype(np.float64)), kind="stable")
+    kept = np.zeros(len(values), dtype=bool)
+    kept[order[:count]] = True
+    return kept
+
+
+# Few distinct magnitudes make many ties; the rest are of every size.
+NUMBERS = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, float("inf"), -float("inf"), 1e-45, -1e-45]),
+    st.floats(width=32, allow_nan=False),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_trim_is_a_stable_sort_whatever_the_blocks(kind: torch.dtype, data: st.DataObject):
+    values = torch.tensor(data.draw(st.lists(NUMBERS, min_size=1, max_size=40)), dtype=kind)
+    count = data.draw(st.integers(1, len(values)))
+    block = data.draw(st.integers(1, len(values)))
+    found = trimmed(values, count, block)
+    assert found.sum() == count
+    assert np.array_equal(found, sorted_reference(values, count))
+
+
+def test_float64_magnitudes_that_float32_cannot_tell_apart_are_told_apart():
+    values = torch.tensor([1.0, 1.0 + 2**-50, -1.0 - 2**-51, 1.0 - 2**-52], dtype=torch.float64)
+    assert trimmed(values, 1, 2).tolist() == [False, True, False, False]
+    assert trimmed(values, 2, 3).tolist() == [False, True, True, False]
+
+
+def test_the_lowest_index_stays_among_equals():
+    values = torch.tensor([1.0, 3.0, -2.0, 2.0, 2.0, -2.0])
+    assert trimmed(values, 3, 2).tolist() == [False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("block", [1, 1000, 4096, 5000])
+def test_bfloat16_values_tie_and_exactly_k_are_kept(block: int):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5000, generator=generator).bfloat16().float()
+    for count in (1, 500, 2500, 4999, 5000):
+        found = trimmed(values, count, block if block > 1 else 7)
+        assert found.sum() == count
+        assert np.array_equal(found, sorted_reference(values, count))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_zeros_keep_the_first(kind: torch.dtype):
+    assert trimmed(torch.zeros(5, dtype=kind), 2, 2).tolist() == [True, True, False, False, False]
+
+
+def test_infinities_are_the_largest():
+    values = torch.tensor([1.0, -float("inf"), 3e38, float("inf")])
+    assert trimmed(values, 2, 3).tolist() == [False, True, False, True]
+
+
+def test_keeping_all_keeps_all_even_zeros():
+    assert trimmed(torch.tensor([0.0, -0.0, 1.0]), 3, 2).all()
+
+
+def test_empty_blocks_do_no_harm():
+    values = torch.tensor([1.0, 2.0, 2.0])
+    blocks = [values[:0], values[:2], values[2:2], values[2:]]
+    assert find_cut(lambda: blocks, 1).last == 1
+
+
+def test_the_values_are_not_modified():
+    values = torch.tensor([-1.0, 2.0, -3.0])
+    trimmed(values, 1, 2)
+    assert values.tolist() == [-1.0, 2.0, -3.0]
