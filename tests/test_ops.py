@@ -43,12 +43,12 @@ def test_count_sign_counts_experts_and_not_magnitudes() -> None:
 
 def test_a_zero_agrees_with_nothing_and_nobody_where_no_sign_was_elected() -> None:
     agrees = ops.agreeing(DELTAS, torch.tensor([1.0, 1.0, 0.0, 0.0]))
-    assert agrees.tolist() == [[True, False, False, False], [True, True, False, False]]
+    assert agrees.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0]]
 
 
 def test_the_smallest_delta_still_has_a_sign() -> None:
     tiny = torch.tensor([[1e-45], [-1e-45]])
-    assert ops.agreeing(tiny, torch.tensor([-1.0])).tolist() == [[False], [True]]
+    assert ops.agreeing(tiny, torch.tensor([-1.0])).tolist() == [[0], [1]]
 
 
 def test_disjoint_mean_divides_by_those_that_agree() -> None:
@@ -71,6 +71,23 @@ def test_shapes_and_dtypes_are_kept_and_inputs_left_alone(shape: tuple[int, ...]
         assert (result.shape, result.dtype) == (shape, torch.float64)
     assert (deltas == 0.5).all()
     assert agrees.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("threshold", [0.0, 1e-45, 0.1, 2.0, 3e38])
+@pytest.mark.parametrize("count", [0, 1, 19])
+def test_shrink_keeps_what_is_above_and_the_first_of_what_is_level(
+    threshold: float, count: int, dtype: torch.dtype
+) -> None:
+    level = float(torch.tensor(threshold, dtype=dtype))  # a threshold is one of the magnitudes
+    flat = torch.tensor([level, -level, 3.2e38, -3.2e38, 0.0, -0.0] * 6, dtype=dtype)
+    for ties in (0, count, len(flat)):
+        out = torch.full_like(flat, 7.0)
+        ops.shrink(flat, level, ties, out)
+        magnitude = flat.abs()
+        first = torch.arange(len(flat)) < ties
+        stays = (magnitude > level) | ((magnitude == level) & first)
+        assert torch.equal(out, torch.where(stays, flat, torch.zeros_like(flat)))
 
 
 @given(numel=st.integers(1, 10**9), density=st.floats(0, 1, exclude_min=True))

@@ -19,7 +19,7 @@ def drop(stack: Stack, density: float, rescale: Rescale) -> Tensor:
     multiplied by 1 ("none"), 1 / density ("inverse"), or by what restores the L1 norm of the
     whole tensor ("l1"; a tensor with nothing left stays zero).
     """
-    deltas = stack.deltas * stack.drawn(density)
+    deltas = stack.drawn(density).to(stack.deltas.dtype).mul_(stack.deltas)  # (k, *shape)
     if rescale == "inverse":
         deltas /= density
     elif rescale == "l1":
@@ -37,7 +37,9 @@ def _l1_factor(stack: Stack, expert: int, density: float) -> float:
     after = whole.total(
         f"l1 after drop to {density!r}",
         expert,
-        lambda block, start: block.abs() * stack.draw(expert, density, start, block.numel()),
+        lambda block, start: (
+            stack.draw(expert, density, start, block.numel()).to(block.dtype).mul_(block).abs_()
+        ),
     )
     # Where next to nothing is left, the largest finite factor: infinity times 0 is no number.
     return min(before / after, torch.finfo(stack.deltas.dtype).max) if after else 0.0

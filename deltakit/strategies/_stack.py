@@ -107,18 +107,23 @@ class Stack:
 
         The fraction `density` is kept of the whole parameter (`scope="tensor"`) or of the whole
         model (`"global"`), at least one entry; equal magnitudes: the lowest flat index first.
+        At density 1 these are the deltas themselves, and not to be modified.
         """
+        import torch
+
         whole, start = self.whole, self.start
         if scope == "global":
             whole, start = self.model, self.model_start + self.start
         assert whole is not None
-        trimmed = self.deltas.clone()
-        if density == 1.0 or not trimmed.numel():
-            return trimmed
-        for expert, delta in enumerate(trimmed):
-            kept = whole.cut(expert, density).keeps(delta.reshape(-1), start)
-            delta.masked_fill_(kept.logical_not_().reshape(delta.shape), 0.0)
-        return trimmed
+        if density == 1.0 or not self.deltas.numel():
+            return self.deltas
+        flat = self.deltas.reshape(len(self.deltas), -1)
+        trimmed = torch.empty_like(flat)
+        for expert, (delta, out) in enumerate(zip(flat, trimmed, strict=True)):
+            cut = whole.cut(expert, density)
+            ties = min(len(delta), max(0, cut.last + 1 - start))
+            ops.shrink(delta, cut.threshold, ties, out)
+        return trimmed.reshape(self.deltas.shape)
 
     def drawn(self, density: float) -> Tensor:
         """Return one random mask an expert, True where kept: bool (k, *shape)."""
