@@ -31,6 +31,7 @@ class Difference(Protocol):
     """Which entries of each parameter are stored, and with what value."""
 
     exact: bool
+    absent_is_zero: bool  # what an entry not stored means; else it is as in the base
 
     def infos(self) -> dict[str, TensorInfo]:
         """Return the parameters looked at, with the dtype their values are stored in."""
@@ -117,6 +118,8 @@ def _table(base: TensorSource, known: ModelTable | None) -> ModelTable:
 class AddDifference:
     """tuned - base in float32, masked, rounded once to the stored dtype."""
 
+    absent_is_zero = True
+
     def __init__(
         self, base: TensorSource, tuned: TensorSource, mask: Mask | None, dtype: str | None
     ) -> None:
@@ -172,6 +175,8 @@ class AddDifference:
 
 class ReplaceDifference:
     """The fine-tuned model's own values, where a byte of them differs from the base's."""
+
+    absent_is_zero = False
 
     def __init__(self, base: TensorSource, tuned: TensorSource) -> None:
         import torch
@@ -280,7 +285,9 @@ def _write_part(writer: SafetensorsWriter, difference: Difference, name: str, pa
         kept, seed, values = difference.block(name, start, stop)
         flat = values.view(torch.uint8).numpy().view(f"u{size}")
         if part.codec == "dense":
-            writer.write(name, start * size, (flat * kept).tobytes())
+            # Dense holds every entry: of a replace delta also those that are as in the base.
+            whole = flat * kept if difference.absent_is_zero else flat
+            writer.write(name, start * size, whole.tobytes())
             continue
         kept = seed if part.codec == "seed" and seed is not None else kept
         writer.write(name + codec.VALUES, done * size, flat[kept].tobytes())
