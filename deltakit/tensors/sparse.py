@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
-from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, unpack
+from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, stored, unpack
 from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
@@ -42,14 +42,11 @@ class SparseTensor:
         self.count = infos[stem].numel
         self._lock = threading.Lock()
         self._before: np.ndarray | None = None
-        expected = {
-            "dense": (name, (shape,)),
-            "bitmask": (name + BITMASK, ((-(-self.info.numel // 8),),)),
-            "indices": (name + INDICES, ((self.count,),)),
-            "seed": (stem, ((self.count,),)),
-        }[codec]
-        if infos[expected[0]].shape not in expected[1] or (codec == "seed" and draws is None):
-            raise self._bad(f"{expected[0]} does not fit the parameter's shape {list(shape)}")
+        for part, expected in stored(name, codec, self.info.dtype, shape, self.count).items():
+            if infos[part].shape != expected.shape:
+                raise self._bad(f"{part} does not fit the parameter's shape {list(shape)}")
+        if codec == "seed" and draws is None:
+            raise self._bad("its mask is a seed, and there is none")
         if DTYPES[self.info.dtype][1] is None:
             raise self._bad(f"torch cannot hold its dtype {self.info.dtype}")
         if codec == "bitmask" and infos[name + BITMASK].dtype != "U8":
