@@ -1,4 +1,10 @@
-"""Weighted average of models, "model soup" (Wortsman et al. 2022, arXiv:2203.05482)."""
+"""Weighted average of models, "model soup" (Wortsman et al. 2022, arXiv:2203.05482).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> get("average").merge(Stack(torch.tensor([[1.0, 2.0], [3.0, -2.0]])))
+tensor([2., 0.])
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""DARE (Yu et al. 2024, arXiv:2311.03099): drop at random, rescale, add."""
+"""DARE (Yu et al. 2024, arXiv:2311.03099): drop at random, rescale, add.
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> get("dare", {"p": 0.5}).merge(Stack(torch.ones(1, 8)))
+tensor([0., 2., 0., 2., 2., 0., 0., 0.])
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""DARE before TIES' election (Yu et al. 2024, arXiv:2311.03099)."""
+"""DARE before TIES' election (Yu et al. 2024, arXiv:2311.03099).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> get("dare_ties", {"p": 0.5}).merge(Stack(torch.tensor([[1.0] * 8, [-3.0] * 8])))
+tensor([-6., -6., -6.,  2.,  2., -6., -6., -6.])
+"""
 
 from __future__ import annotations
 

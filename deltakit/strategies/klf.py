@@ -1,4 +1,16 @@
-"""KlF, Knowledge Localization and Fusion (arXiv:2408.05200; TaSL, arXiv:2408.09857)."""
+"""KlF, Knowledge Localization and Fusion (arXiv:2408.05200; TaSL, arXiv:2408.09857).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> klf = get("klf")
+>>> one = {"a": torch.tensor(0.0), "b": torch.tensor(1.0)}  # the importance of parameters a and b
+>>> two = {"a": torch.tensor(1.0), "b": torch.tensor(0.0)}
+>>> shares = klf.prepare([one, two], ["a", "b"])
+>>> shares["a"], shares["b"]
+([0.0, 1.0], [1.0, 0.0])
+>>> klf.merge(Stack(torch.tensor([[1.0, 2.0], [3.0, -2.0]]), name="a", fact=shares["a"]))
+tensor([ 3., -2.])
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""SoTU (arXiv:2411.02813): random masks, so that merged tasks rarely share an entry."""
+"""SoTU (arXiv:2411.02813): random masks, so that merged tasks rarely share an entry.
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> get("sotu").merge(Stack(torch.tensor([[1.0] * 8, [3.0] * 8])))  # keeps half of each
+tensor([3., 4., 3., 1., 1., 3., 3., 3.])
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Task arithmetic (Ilharco et al. 2023, arXiv:2212.04089)."""
+"""Task arithmetic (Ilharco et al. 2023, arXiv:2212.04089).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> get("task_arithmetic").merge(Stack(torch.tensor([[1.0, 2.0], [3.0, -2.0]])))
+tensor([4., 0.])
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""TIES-Merging (Yadav et al. 2023, arXiv:2306.01708)."""
+"""TIES-Merging (Yadav et al. 2023, arXiv:2306.01708).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> deltas = torch.tensor([[4, -1, 3, 0.5, -2], [-2, 5, 1, -4, -3], [3, -6, 0.2, 1, -1]])
+>>> get("ties", {"density": 0.6}).merge(Stack(deltas))
+tensor([ 3.5000, -6.0000,  3.0000, -4.0000, -2.5000])
+"""
 
 from __future__ import annotations
 

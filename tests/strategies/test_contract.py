@@ -7,6 +7,7 @@ What a strategy is exempt from it says itself: `ordered`, `weighted`, `needs_imp
 import dataclasses
 import itertools
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -218,10 +219,11 @@ def test_every_setting_has_one_default_and_cannot_be_changed(name: str) -> None:
 
 
 @each_name
-def test_help_is_a_sentence_a_paper_and_every_setting(name: str) -> None:
+def test_help_is_a_sentence_an_example_a_paper_and_every_setting(name: str) -> None:
     strategy = find(name)
     text = strategy.__doc__ or ""
     assert re.match(r"[A-Z].*\.(\n|$)", text), "the docstring's first line is a sentence"
+    assert f'get("{name}"' in str(sys.modules[strategy.__module__].__doc__), "no example that runs"
     assert "arXiv:" in strategy.paper
     for key in fields(name):
         assert re.search(rf"\b{key}\b", text), f"the docstring does not say what {key} is"
