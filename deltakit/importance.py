@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import DeltaSource, merged_names
-from deltakit.errors import BadFile, BadValue, DeltakitError, NonFinite
+from deltakit.errors import BadValue, DeltakitError, NonFinite
 from deltakit.provenance import FORMAT, check_kind, parse, render
-from deltakit.tensors.dtypes import working_dtype
+from deltakit.tensors.dtypes import torch_dtype, working_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.source import MemoryTensors, TensorSource
@@ -56,6 +56,10 @@ class ImportanceMap(Mapping[str, "Tensor"]):
         self.base = base
         self.provenance = dict(provenance or {})
         for name, values in self._scores.items():
+            if str(values.dtype) not in ("torch.float32", "torch.float64"):
+                raise BadValue(
+                    "scores are not float32 or float64", where=name, got=f"{values.dtype}"
+                )
             if not bool(values.isfinite().all()):
                 raise NonFinite("an importance score is NaN or infinite", where=name)
             if bool((values < 0).any()):
@@ -103,12 +107,9 @@ class ImportanceMap(Mapping[str, "Tensor"]):
             check_kind(metadata, "importance")
             scores: dict[str, Tensor] = {}
             for name, info in file.header.infos.items():
-                if info.dtype not in ("F32", "F64"):
-                    raise BadFile("scores are not float32 or float64", where=name, got=info.dtype)
                 raw = torch.empty(info.nbytes, dtype=torch.uint8)
                 file.read(name, 0, memoryview(raw.numpy()))
-                kind = torch.float32 if info.dtype == "F32" else torch.float64
-                scores[name] = raw.view(kind).reshape(info.shape)
+                scores[name] = raw.view(torch_dtype(info.dtype)).reshape(info.shape)
             return cls(
                 scores,
                 task=metadata.get("task", ""),
