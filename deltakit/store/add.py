@@ -65,6 +65,7 @@ def add_task(
         with task_folder(home, task):
             taking = _Taking(home, task, source, table, tuned, progress)
             delta = taking.lossless() if lossless else taking.additive(mask, density, dtype)
+            opened.callback(delta.close)
             if importance is not None:
                 taking.keep("importance", lambda path: importance.save(path, files=home.files))
             source.check_unchanged()

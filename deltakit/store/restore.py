@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +58,12 @@ def restore_task(
             remedy=f"to get a model from it: deltakit merge {name} --strategy task_arithmetic"
             " --out DIR\nto keep one bit for bit: deltakit add NAME --lossless ...",
         )
-    base, table = open_base(home, record.base, progress)
-    try:
+    with contextlib.ExitStack() as opened:
+        base, table = open_base(home, record.base, progress)
+        opened.callback(base.close)
         _check_place(out, [base.folder, home.folder])
         delta = Delta.open(record.delta_path, home.files)
+        opened.callback(delta.close)
         delta.base.check_same(table, f"the task {name!r}", str(base.path))
         layout = Layout.open(record.checkpoint_path, home.files)
         with new_folder(out, replace=overwrite, files=home.files) as folder:
@@ -71,8 +74,6 @@ def restore_task(
             base.check_unchanged()
             delta.check_unchanged()
             return _prove(home, record, layout, delta.new, folder, out)
-    finally:
-        base.close()
 
 
 def _check_place(out: Path, kept: list[Path]) -> None:
