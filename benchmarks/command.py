@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from deltakit.errors import DeltakitError
 
@@ -40,17 +39,6 @@ class Command:
                 got=(done.stderr or f"exit code {done.returncode}, see above").strip(),
             )
 
-    def json(self, *words: str) -> Any:
-        """Run one command with --json and return what it printed, parsed."""
-        words = (*words, "--json")
-        _show(words)
-        done = self._run(words, capture=True)
-        if done.returncode:
-            raise DeltakitError(
-                "a command of the demo failed", where=shlex.join(words), got=done.stderr.strip()
-            )
-        return json.loads(done.stdout)
-
     def _run(self, words: tuple[str, ...], *, capture: bool) -> subprocess.CompletedProcess[str]:
         sys.stdout.flush()
         return subprocess.run(
@@ -62,5 +50,27 @@ class Command:
         )
 
 
-def _show(words: tuple[str, ...]) -> None:
-    print(f"\n$ deltakit {shlex.join(words)}", flush=True)
+def shown(words: Sequence[str]) -> str:
+    r"""Return a command line as a reader can paste it, no wider than 80 columns where it can be.
+
+    >>> print(shown(["merge", "a", "--importance", "x" * 60]))
+    deltakit merge a \
+        --importance xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+    """
+    groups: list[str] = ["deltakit"]  # an option and its value stay on one line
+    for word in words:
+        if word.startswith("-") or not groups[-1].startswith("-") or " " in groups[-1]:
+            groups.append(shlex.quote(word))
+        else:
+            groups[-1] += f" {shlex.quote(word)}"
+    lines = [groups[0]]
+    for group in groups[1:]:
+        if len(lines[-1]) + len(group) > 75:
+            lines.append("    " + group)
+        else:
+            lines[-1] += f" {group}"
+    return " \\\n".join(lines)
+
+
+def _show(words: Sequence[str]) -> None:
+    print(f"\n$ {shown(words)}", flush=True)

@@ -15,6 +15,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 import textwrap
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from benchmarks.command import Command
 from benchmarks.merges import CONTROLS, MASKED, MERGES, TASKS
 from benchmarks.model import Training, base_folder, train, workers
 from benchmarks.scores import Scores, write_json
-from deltakit.errors import AlreadyThere
+from deltakit.errors import AlreadyThere, DeltakitError
 from deltakit.importance import ImportanceMap
 from deltakit.tensors.checkpoint import Checkpoint
 
@@ -206,4 +207,7 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DeltakitError as error:
+        sys.exit(f"error: {error}")

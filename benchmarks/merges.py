@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Merge:
     @property
     def folder(self) -> str:
         """Where the merged model goes, below the demo's folder."""
-        return "merged/" + self.label.replace(",", "").replace("/", "-").replace(" ", "-")
+        return "merged/" + re.sub(r"[^a-z0-9.]+", "-", self.label)
 
     def words(self) -> list[str]:
         """Return the arguments of `deltakit` that make it; one importance file a task, in order."""

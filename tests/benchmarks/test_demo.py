@@ -1,11 +1,13 @@
 """The demo's bookkeeping: its rows, its folder, and scores that are kept."""
 
+import shlex
 from concurrent.futures import Future
 from statistics import fmean
 
 import pytest
 
 from benchmarks import demo, table
+from benchmarks.command import shown
 from benchmarks.data import Task
 from benchmarks.merges import CONTROLS, MERGES, TASKS, Merge
 from benchmarks.scores import Scores
@@ -32,6 +34,13 @@ def test_a_row_replaces_the_importance_of_each_task_in_order():
     given = [words[i + 1] for i, word in enumerate(words) if word == "--importance"]
     assert given == ["importance/a-constant.safetensors", "importance/b-constant.safetensors"]
     assert words[words.index("--out") + 1] == "merged/x-y-z"
+
+
+def test_a_shown_command_is_the_one_that_runs_and_fits_80_columns():
+    for merge in ALL:
+        text = shown(merge.words())
+        assert all(len(line) <= 80 for line in f"$ {text}".splitlines())
+        assert shlex.split(text.replace("\\\n", "")) == ["deltakit", *merge.words()]
 
 
 def test_a_folder_with_other_files_is_refused_and_the_demos_own_is_not(tmp_path):
