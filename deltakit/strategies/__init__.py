@@ -5,7 +5,7 @@ Ties(density=0.3, scope='tensor', elect='mass', divide='weights', combine='mean'
 """
 
 from deltakit.strategies._catalogue import find, get, names
-from deltakit.strategies._stack import Stack
+from deltakit.strategies._stack import Stack, Whole
 from deltakit.strategies._strategy import Strategy
 
-__all__ = ["Stack", "Strategy", "find", "get", "names"]
+__all__ = ["Stack", "Strategy", "Whole", "find", "get", "names"]

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltakit.strategies import Stack, Strategy
-from deltakit.strategies._stack import Whole
+from deltakit.strategies import Stack, Strategy, Whole
 
 LOOK = 7  # entries in a look block: a fixed size that divides nothing here
 

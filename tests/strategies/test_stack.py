@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from deltakit.rng import Draws
-from deltakit.strategies import Stack, get
-from deltakit.strategies._stack import Whole
+from deltakit.strategies import Stack, Whole, get
 from tests.strategies.stacks import merge_in_pieces, pieces, random_deltas, whole_of
 
 
