@@ -142,7 +142,7 @@ def width(text: str) -> int:
 
 
 def pad(text: str, room: int, side: str) -> str:
-    """Return the text with blanks up to `room` columns, put to the right for "r", else to the left."""
+    """Return the text with blanks up to `room` columns: put to the right for "r", else left."""
     blank = " " * (room - width(text))
     return blank + text if side == "r" else text + blank
 

@@ -59,6 +59,8 @@ def command(
 
 
 def _compare(names: list[str], base: str | None, store: Store | None) -> Report:
+    import torch  # noqa: F401  takes seconds: not part of what the bar measures
+
     from deltakit.errors import AlreadyThere
     from deltakit.experts import resolve
     from deltakit.inspect import bytes_to_read, compare
@@ -157,8 +159,9 @@ def _show_pairs(model: Group) -> None:
         for p in model.pairs
     ]
     table(heads, rows, align="llr")
-    say("chance: a cosine within it is what random signs give; conflict: opposite signs where")
-    say("both change; weighted: the share of magnitude that adding the two cancels")
+    say("chance: a cosine within it is what random signs give")
+    say("conflict: opposite signs, of the entries both change")
+    say("weighted: the share of magnitude that adding the two cancels")
 
 
 def _show_together(model: Group) -> None:
@@ -168,8 +171,8 @@ def _show_together(model: Group) -> None:
         f" weighted {fraction(together.weighted_conflict)},"
         f" interference {fraction(together.interference)}"
     )
-    shares = [f"{n}: {fraction(share)}" for n, share in enumerate(together.owned)]
-    say(f"entries changed by n tasks: {', '.join(shares)}")
+    heads = ["changed by", *(f"{n}" for n in range(len(together.owned)))]
+    table(heads, [["entries", *map(fraction, together.owned)]], align="lr")
 
 
 def _show_groups(word: str, groups: Sequence[Group], tasks: Sequence[int]) -> None:

@@ -81,7 +81,7 @@ def spell(hint: Any) -> str:
         return " | ".join(map(spell, get_args(hint)))
     if hint is type(None):
         return "none"
-    return words.get(hint) or getattr(hint, "__name__", str(hint))
+    return words.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def example(name: str, strategy: type[Strategy]) -> str:
@@ -99,7 +99,7 @@ def show_all(every: list[dict[str, Any]]) -> None:
     table(["strategy", "", "what it does", "paper"], rows, align="llw")
     say()
     say("o: the order of the tasks matters; i: needs an importance map of each task;")
-    say("t: reads each tensor once more before merging it; m: reads the whole model once more")
+    say("t: reads each tensor beforehand; m: reads the whole model beforehand")
     say("settings and help of one: deltakit strategies NAME")
 
 

@@ -14,7 +14,8 @@ class TaskFigures(msgspec.Struct, frozen=True):
     """One task's delta over a group of parameters.
 
     density: fraction of entries other than zero. norm: Euclidean; relative_norm: divided by the
-    base's over the same parameters, None where that is 0. rms: over all entries. max: magnitude.
+    base's over the same parameters, None where that is 0. rms and mean (signed): over all entries.
+    max: the largest magnitude.
     """
 
     task: str
@@ -120,7 +121,7 @@ def _task(sums: Sums, i: int, name: str) -> TaskFigures:
 def _pair(sums: Sums, i: int, j: int, tasks: Sequence[str]) -> PairFigures:
     a, b, dot = float(sums.dot[i, i]), float(sums.dot[j, j]), float(sums.dot[i, j])
     sizes, both = (int(sums.both[i, i]), int(sums.both[j, j])), int(sums.both[i, j])
-    norms = sqrt(a) * sqrt(b)
+    norms = sqrt(a * b)
     absolute = float(sums.absolute[i] + sums.absolute[j])
     return PairFigures(
         tasks[i],

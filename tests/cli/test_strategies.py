@@ -1,0 +1,62 @@
+"""deltakit strategies: each way to merge, from the file that is it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deltakit import strategies
+from deltakit_cli.main import build
+from tests.cli.running import deltakit, on_terminal
+
+
+def run(*args: str) -> str:
+    done = CliRunner().invoke(build(["strategies", "ls"]), ["strategies", *args])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_every_strategy_has_a_line():
+    lines = run().splitlines()
+    names = strategies.names()
+    assert [line.split()[0] for line in lines[1 : 1 + len(names)]] == names
+    klf = next(line for line in lines if line.startswith("klf "))
+    assert klf.split()[1] == "oi"
+    assert "arXiv:2408.05200" in klf
+
+
+def test_the_list_fits_a_terminal_and_loses_no_word(tmp_path: Path):
+    shown = on_terminal("strategies", cwd=tmp_path)
+    lines = [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in shown
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_a_strategy_shows_settings_with_their_defaults(name: str):
+    shown = run(name)
+    described = json.loads(run(name, "--json"))
+    assert described == next(d for d in json.loads(run("--json")) if d["name"] == name)
+    assert strategies.get(name, {s["name"]: s["default"] for s in described["settings"]})
+    for setting in described["settings"]:
+        assert any(
+            line.split()[:1] == [setting["name"]] and line.endswith(str(setting["default"]))
+            for line in shown.splitlines()
+        )
+    assert described["paper"] in shown
+    assert described["example"] in shown
+
+
+def test_the_values_of_a_setting_are_spelled_as_they_are_typed():
+    settings = {s["name"]: s for s in json.loads(run("ties", "--json"))["settings"]}
+    assert settings["density"] == {"name": "density", "type": "number", "default": 0.2}
+    assert settings["elect"]["type"] == "mass | count"
+    sotu = json.loads(run("sotu", "--json"))
+    assert {s["name"]: s["type"] for s in sotu["settings"]}["p"] == "number | auto"
+
+
+def test_an_unknown_strategy_is_an_error_with_the_nearest(tmp_path: Path):
+    done = deltakit("strategies", "tie", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean 'ties'?" in done.stderr
