@@ -102,13 +102,14 @@ class Home:
             yield
 
     @contextlib.contextmanager
-    def task_lock(self, task: str, patience: float = PATIENCE) -> Iterator[None]:
+    def task_lock(self, task: str, patience: float | None = None) -> Iterator[None]:
         """Hold a task's folder for writing, from its first temporary file to its commit.
 
         While it is held, gc leaves the folder alone. Always taken before `commit_lock`.
         """
         fact = f"another deltakit process is writing the task {task!r}"
-        with self._lock(f"task-{task}.lock", patience, fact):
+        wait = PATIENCE if patience is None else patience
+        with self._lock(f"task-{task}.lock", wait, fact):
             yield
 
     @contextlib.contextmanager
