@@ -5,7 +5,7 @@ import torch
 from deltakit.ops import kept_density
 from deltakit.rng import Draws
 from deltakit.strategies import Stack, get
-from tests.strategies.stacks import GivenMasks, masks, random_deltas
+from tests.strategies.stacks import GivenMasks, masks, random_deltas, whole_of
 
 TOY = torch.tensor([[1.0, -2.0, 3.0, -4.0]])
 
@@ -45,7 +45,8 @@ def test_dare_equals_a_naive_float32_formula_given_its_masks(p: float, rescale: 
             before, after = (np.abs(x).sum(dtype=np.float64) for x in (delta, kept))
             kept = kept * np.float32(before / after)
         expected = expected + kept * np.float32(weight)
-    stack = Stack(deltas, weights=weights, tasks=("t0", "t1", "t2"), name="w", seed=3)
+    tasks, whole = ("t0", "t1", "t2"), whole_of(deltas)
+    stack = Stack(deltas, weights, tasks, "w", seed=3, whole=whole)
     merged = get("dare", {"p": p, "rescale": rescale}).merge(stack)
     np.testing.assert_array_equal(merged.numpy(), expected)
 
