@@ -26,9 +26,12 @@ def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
 
     deltas (k, *shape), weights k numbers -> (*shape).
     """
+    import torch
+
     total = deltas[0] * weights[0]
+    term = torch.empty_like(total)  # one for all: fresh memory costs more than the product
     for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-        total += delta * weight
+        total += torch.mul(delta, weight, out=term)
     return total
 
 

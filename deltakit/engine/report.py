@@ -42,7 +42,7 @@ class Tally:
         """Count one block: deltas (k, n), merged (n,)."""
         square = float(merged.dot(merged))
         squares = [float(delta.dot(delta)) for delta in deltas]
-        changed = bool(merged.any())
+        changed = square > 0.0 or bool(merged.any())  # tiny values have squares of 0
         with self._lock:
             self._merged += square
             self._experts = [a + b for a, b in zip(self._experts, squares, strict=True)]

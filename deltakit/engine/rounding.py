@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from deltakit.errors import NonFinite
@@ -20,10 +21,17 @@ def add_and_round(base: Tensor, merged: Tensor, dtype: str) -> Tensor:
     (-0.0 + 0.0 would be +0.0).
     """
     total = base + merged
-    zeros = total == 0
-    if bool(zeros.any()):
+    if _has_negative_zero(base):
         total = total.where(merged != 0, base)
     return cast(total, dtype)
+
+
+def _has_negative_zero(flat: Tensor) -> bool:
+    """Tell whether -0.0 is there: the smallest integer of all, when bits are read as one."""
+    import torch
+
+    bits = flat.view(torch.int64 if flat.dtype == torch.float64 else torch.int32)
+    return flat.numel() > 0 and int(bits.min()) == torch.iinfo(bits.dtype).min
 
 
 def cast(flat: Tensor, dtype: str) -> Tensor:
@@ -34,7 +42,8 @@ def cast(flat: Tensor, dtype: str) -> Tensor:
 def refuse_nonfinite(result: Tensor, stack: Stack, merged: Tensor, recipe: Recipe) -> None:
     """Raise NonFinite, saying where it came from, when a result holds NaN or infinity."""
     wide = result.to(merged.dtype)
-    if bool(wide.isfinite().all()):
+    # A finite sum has finite terms; the slower look is for the rest, and for sums that overflow.
+    if math.isfinite(float(wide.sum())) or bool(wide.isfinite().all()):
         return
     entry = stack.start + int((~wide.isfinite()).nonzero()[0])
     where = f"{stack.name!r}, flat index {entry}"

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from tests.models import some_tensors, write_model
 
 from deltakit.delta_source import ModelDelta
 from deltakit.engine import Expert, Limits, Plan, execute, make_plan
 from deltakit.recipe import Recipe, Task
 from deltakit.tensors.checkpoint import Checkpoint
+from tests.models import some_tensors, write_model
 
 TASKS = ("a", "b", "c")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.merging import TASKS, merged, plan, tune, weights, write_models
-from tests.models import some_tensors, write_model
 
 from deltakit import strategies
 from deltakit.engine import Limits, execute
 from deltakit.errors import BadValue, InputChanged, NonFinite
 from deltakit.rng import Draws
+from tests.engine.merging import TASKS, merged, plan, tune, weights, write_models
+from tests.models import some_tensors, write_model
 
 DATA_FREE = [name for name in strategies.names() if not strategies.find(name).needs_importance]
 
@@ -215,7 +215,7 @@ def test_an_input_written_to_during_the_merge_fails_it(tmp_path):
     def touch(name, nbytes):
         os.utime(tmp_path / "b" / "model.safetensors", ns=(1, 1))
 
-    with pytest.raises(InputChanged, match="b/model.safetensors"):
+    with pytest.raises(InputChanged, match=r"b/model\.safetensors"):
         execute(made, tmp_path / "out", progress=touch)
     assert not (tmp_path / "out").exists()
 

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from tests.engine.merging import merged, plan, weights, write_models
-from tests.failing import FailingFiles
 
 from deltakit.engine import Limits, execute
 from deltakit.errors import AlreadyThere, BadValue
 from deltakit.recipe import Recipe
+from tests.engine.merging import merged, plan, write_models
+from tests.failing import FailingFiles
 
 
 @pytest.fixture(scope="module")

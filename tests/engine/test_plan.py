@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from tests.engine.merging import TASKS, plan, weights, write_models
-from tests.models import write_model
 
 from deltakit.delta import Delta
 from deltakit.diff import write_add
@@ -19,6 +17,8 @@ from deltakit.errors import (
 from deltakit.importance import ImportanceMap
 from deltakit.recipe import Recipe, Task
 from deltakit.tensors.checkpoint import Checkpoint
+from tests.engine.merging import TASKS, plan, weights, write_models
+from tests.models import write_model
 
 
 @pytest.fixture(scope="module")

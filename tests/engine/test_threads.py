@@ -41,9 +41,14 @@ def test_an_error_in_the_list_of_work_itself_is_raised():
         run_all(lambda item: None, work(), 3)
 
 
-def test_torchs_threads_are_given_back():
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), one_torch_thread():
+def _fail_with_one_thread():
+    with one_torch_thread():
         assert torch.get_num_threads() == 1
         raise KeyError
+
+
+def test_torchs_threads_are_given_back():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError):
+        _fail_with_one_thread()
     assert torch.get_num_threads() == before
