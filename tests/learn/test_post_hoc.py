@@ -111,6 +111,27 @@ def test_fisher_skips_and_counts_an_example_that_is_not_finite(tmp_path, data):
     assert dict(found) == dict(less)
 
 
+@pytest.mark.parametrize("kind", [tiny.encoder, tiny.masked, tiny.causal, tiny.classifier])
+def test_names_are_those_of_the_checkpoint(tmp_path, kind):
+    folder = tiny.save(kind(), tmp_path / "m")
+    data = write(tmp_path / "d", [{"text": "who ", "label": x} for x in ("good", "bad")])
+    found = post_hoc(folder, data, task="t")
+    assert set(found) == set(Checkpoint.open(folder).infos)
+    assert max(found.values()) > 0
+
+
+def test_a_weight_made_up_on_reading_is_left_out_when_unused_and_refused_when_used(folder, data):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    unused, used = "pooler.dense.weight", "embeddings.LayerNorm.weight"
+    save_file({k: v for k, v in weights.items() if k != unused}, file, metadata={"format": "pt"})
+    assert unused not in post_hoc(folder, data, task="t")
+    save_file({k: v for k, v in weights.items() if k != used}, file, metadata={"format": "pt"})
+    with pytest.raises(BadFile, match="lacks weights") as caught:
+        post_hoc(folder, data, task="t", kind="fisher")
+    assert caught.value.got == used
+
+
 def test_a_bad_line_stops_before_the_model_is_read(tmp_path, data):
     with data.open("a") as file:
         file.write("oops\n")

@@ -54,6 +54,11 @@ def classifier(**config: Any) -> Any:
     ).eval()
 
 
+def masked() -> Any:
+    torch.manual_seed(0)
+    return transformers.BertForMaskedLM(transformers.BertConfig(**BERT)).eval()
+
+
 def causal() -> Any:
     torch.manual_seed(0)
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)).eval()
