@@ -151,18 +151,25 @@ class AddDifference:
     def block(
         self, name: str, start: int, stop: int
     ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+        import torch
+
         delta = self.values(name, start, stop)
-        stored = delta.to(torch_dtype(self._dtype or self._base.infos[name].dtype))
-        wide = stored.to(delta.dtype)
-        if not bool(wide.isfinite().all()):
-            finite = bool(delta.isfinite().all())
+        kind = torch_dtype(self._dtype or self._base.infos[name].dtype)
+        if not bool(delta.isfinite().all()):
             raise NonFinite(
-                f"the delta of {name!r} overflows {stored.dtype}"
-                if finite
-                else f"the delta of {name!r} holds NaN or infinity",
+                f"the delta of {name!r} holds NaN or infinity",
                 where=self._label,
-                remedy="store the values as float32" if finite else "retrain or repair the model",
+                remedy="retrain or repair the model",
             )
+        # Compared before rounding, because some dtypes have no infinity and round to their largest.
+        if bool((delta.abs() > torch.finfo(kind).max).any()):
+            raise NonFinite(
+                f"the delta of {name!r} overflows {kind}",
+                where=self._label,
+                remedy="store the values as float32",
+            )
+        stored = delta.to(kind)
+        wide = stored.to(delta.dtype)
         kept: np.ndarray = (wide != 0).numpy()
         if self._mask is None:
             self.exact &= bool((wide == delta).all())
