@@ -114,4 +114,8 @@ class MemoryTensors(TensorSource):
         import torch
 
         flat = self._tensors[name].reshape(-1).view(torch.uint8).numpy()
+        if start < 0 or start + len(buffer) > len(flat):
+            raise IndexError(
+                f"bytes {start}..{start + len(buffer)} of {name!r}, it has {len(flat)}"
+            )
         buffer[:] = memoryview(flat)[start : start + len(buffer)]
