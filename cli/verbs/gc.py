@@ -33,9 +33,10 @@ def command(
                 say(str(path))
         say(f"{verb} {count(len(result.deleted), 'file')}, {size(result.nbytes)}")
         if result.waiting:
+            left = count(len(result.waiting), "file")
             say(
-                f"left {count(len(result.waiting), 'file')}, {size(result.waiting_nbytes)}, that changed in"
-                f" the last {grace:g} s (--grace 0 deletes them when nothing else uses the store)"
+                f"left {left}, {size(result.waiting_nbytes)}, changed in the last {grace:g} s"
+                " (--grace 0 deletes them when nothing else uses the store)"
             )
         for task in result.busy:
             note(f"note: {task} is being written, and was left alone")

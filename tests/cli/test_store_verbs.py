@@ -1,0 +1,267 @@
+"""The store's verbs, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from deltakit.importance import ImportanceMap
+from deltakit.mask import Mask
+from deltakit.store import Store
+from deltakit.tensors.reader import SafetensorsFile
+from deltakit_cli.main import build
+from tests.models import some_tensors, write_model
+
+
+def deltakit(*words: str | Path) -> Result:
+    return CliRunner().invoke(build(), [str(word) for word in words])
+
+
+def printed(*words: str | Path) -> str:
+    done = deltakit(*words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def refused(*words: str | Path) -> str:
+    done = deltakit(*words)
+    assert done.exit_code == 1, done.output
+    assert not done.stdout
+    return done.stderr
+
+
+def misused(*words: str | Path) -> str:
+    done = deltakit(*words)
+    assert done.exit_code == 2, done.output
+    return " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: a store with the base "tiny", and models a and b."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
+    write_model(tmp_path / "base", some_tensors())
+    for seed, name in enumerate("ab", 1):
+        floats = {n: t for n, t in some_tensors(seed).items() if t.is_floating_point()}
+        write_model(tmp_path / name, some_tensors() | floats, shards=seed)
+    Store.init(tmp_path).add_base("tiny", tmp_path / "base")
+    return tmp_path
+
+
+def test_from_nothing_to_a_restored_model(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "fresh").mkdir()
+    monkeypatch.chdir(tmp_path / "fresh")
+    assert ".deltakit" in printed("init")
+    assert "registered tiny: 7 tensors" in printed("base", "add", "tiny", here / "base")
+    assert str(here / "base") in printed("base", "ls")
+    added = printed("add", "trec", "--base", "tiny", "--model", here / "b", "--lossless")
+    assert "replace (lossless" in added
+    restored = printed("restore", "trec", "--out", "out")
+    for path in sorted((here / "b").iterdir()):
+        assert (Path("out") / path.name).read_bytes() == path.read_bytes()
+    digests = [line.split()[-1] for line in restored.splitlines() if "when added" in line]
+    assert len(digests) == 3, "two files and the fingerprint"
+    assert all(restored.count(digest) == 2 for digest in digests)
+    assert printed("ls").splitlines()[1].split()[:3] == ["trec", "tiny", "replace"]
+
+
+def test_add_tells_what_was_stored(here: Path):
+    told = printed("add", "a", "--base", "tiny", "--model", "a", "--mask", "sotu", "--p", "0.9")
+    lines = {line.split()[0]: line for line in told.splitlines()}
+    assert set(lines) == {
+        "task", "base", "role", "density", "values", "size", "importance", "time"
+    }  # fmt: skip
+    data = json.loads(
+        printed("add", "b", "--base", "tiny", "--model", "b", "--mask", "magnitude",
+                "--density", "0.5", "--json")
+    )  # fmt: skip
+    assert data["density"] == pytest.approx(0.5, abs=0.02)
+    assert data["seconds"] > 0
+    assert data["nbytes"] == Path(data["delta"]).stat().st_size
+
+
+def test_p_and_density_are_two_ways_to_say_one_mask(here: Path):
+    same = ["--base", "tiny", "--model", "a", "--mask", "sotu", "--seed", "4"]
+    printed("add", "x", *same, "--p", "0.9")
+    first = Store.open().task("x").delta_path.name
+    printed("rm", "x")
+    printed("add", "x", *same, "--density", "0.1")
+    assert Store.open().task("x").delta_path.name == first
+    assert Store.open().task("x").provenance["seed"] == "4"
+
+
+def test_a_mask_may_be_a_file(here: Path):
+    Mask.random(0.5, 7, "other").save(here / "mask.safetensors")
+    printed("add", "x", "--base", "tiny", "--model", "a", "--mask", "mask.safetensors")
+    assert Store.open().task("x").provenance["seed"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--p", "0.9"], "--p and --density go with"),
+        (["--mask", "magnitude", "--density", ".1", "--p", ".9"], "--p and --seed go with"),
+        (["--mask", "magnitude", "--density", ".1", "--seed", "1"], "--p and --seed go with"),
+        (["--mask", "magnitude"], "needs --density"),
+        (["--mask", "sotu"], "needs --p or --density"),
+        (["--mask", "sotu", "--p", ".9", "--density", ".1"], "one of them"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(
+    here: Path, options: list[str], words: str
+):
+    assert words in misused("add", "x", "--base", "tiny", "--model", "a", *options)
+    assert Store.open().tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mask", "sotu", "--p", "1"], "the drop rate is outside [0, 1)"),
+        (["--mask", "sotu", "--density", "0"], "density is outside (0, 1]"),
+        (["--mask", "magnitude", "--density", "1.5"], "density is outside (0, 1]"),
+        (["--mask", "magnitud"], "did you mean 'magnitude'?"),
+        (["--mask", "magnitude", "--density", "1", "--lossless"], "leave out --lossless"),
+        (["--values-dtype", "int4"], "unknown dtype 'int4'"),
+        (["--importance", "none.safetensors"], "none.safetensors"),
+    ],
+)
+def test_values_out_of_range_are_refused(here: Path, options: list[str], words: str):
+    assert words in refused("add", "x", "--base", "tiny", "--model", "a", *options)
+    assert Store.open().tasks() == []
+
+
+def test_an_adapter_is_refused_with_what_to_do(here: Path):
+    (here / "lora").mkdir()
+    (here / "lora" / "adapter_config.json").write_text("{}")
+    assert "merge_and_unload" in refused("add", "x", "--base", "tiny", "--model", "lora")
+
+
+def test_a_task_that_exists_is_refused(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    assert "deltakit rm x" in refused("add", "x", "--base", "tiny", "--model", "b")
+
+
+def test_show_and_log_tell_the_same_in_both_forms(here: Path):
+    scores = {"embed.weight": torch.tensor(2.0), "layer.0.bias": torch.tensor(3.0)}
+    ImportanceMap(scores, task="x").save("map.safetensors")
+    printed("add", "x", "--base", "tiny", "--model", "a", "--importance", "map.safetensors")
+    data = json.loads(printed("show", "x", "--json"))
+    text = printed("show", "x")
+    assert data["importance_top"] == [["layer.0.bias", 3.0], ["embed.weight", 2.0]]
+    assert text.index("layer.0.bias") < text.index("embed.weight")
+    assert sum(data["codecs"].values()) == data["tensors_changed"] == 4
+    assert f"4 of {data['tensors']} changed" in text
+    for key in ("revision", "base", "role"):
+        assert data[key] in text
+    assert max(map(len, text.splitlines())) <= 80 or "/" in text
+    assert data["revision"] in printed("log", "x")
+    assert [r["revision"] for r in json.loads(printed("log", "x", "--json"))] == [data["revision"]]
+
+
+def test_ls_of_an_empty_store_says_how_to_begin(here: Path):
+    assert "deltakit add" in printed("ls")
+    assert json.loads(printed("ls", "--json")) == []
+
+
+def test_ls_keeps_to_80_columns(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    assert max(map(len, printed("ls").splitlines())) <= 80
+
+
+def test_rm_then_gc_frees_the_space(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    path = Store.open().task("x").delta_path
+    assert "gc" in printed("rm", "x")
+    assert "left 1 file" in printed("gc")
+    assert str(path) in printed("gc", "--grace", "0", "--dry-run")
+    assert path.exists()
+    assert "deleted 1 file" in printed("gc", "--grace", "0")
+    assert not path.exists()
+
+
+def test_verify_exits_with_1_and_names_the_tensor(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    assert "sound" in printed("verify", "--read-data")
+    path = Store.open().task("x").delta_path
+    file = SafetensorsFile(path)
+    last = max(file.header.offsets, key=lambda name: file.header.offsets[name])
+    file.close()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    assert "sound in structure" in printed("verify")
+    done = deltakit("verify", "--read-data")
+    assert done.exit_code == 1
+    assert f"tensor {last!r}" in done.stdout
+    data = json.loads(deltakit("verify", "--read-data", "--json").stdout)
+    assert not data["sound"]
+    assert last in {finding["tensor"] for finding in data["findings"]}
+
+
+def test_verify_of_a_damaged_manifest_reports_and_others_refuse(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    (here / ".deltakit" / "tasks" / "x" / "task.json").write_text("{")
+    assert deltakit("verify", "--read-data").exit_code == 1
+    assert "task.json" in refused("ls")
+
+
+def test_a_store_of_a_newer_format_is_refused(here: Path):
+    (here / ".deltakit" / "format.json").write_text('{"format":2,"digest":""}')
+    for verb in (["ls"], ["verify"], ["show", "x"], ["gc"]):
+        assert "upgrade deltakit" in refused(*verb)
+
+
+def test_the_store_may_be_named(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir("/")
+    assert "deltakit init" in refused("ls")
+    assert printed("ls", "--store", here)
+    assert printed("ls", "--store", here / ".deltakit")
+    monkeypatch.setenv("DELTAKIT_STORE", os.fspath(here))
+    assert printed("ls")
+
+
+def test_importance_of_a_task_comes_from_its_delta(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    told = printed("importance", "x")
+    record = Store.open().task("x")
+    assert record.importance_path is not None
+    assert record.revision in told
+    found = ImportanceMap.open(record.importance_path)
+    delta = some_tensors(1)["layer.0.weight"] - some_tensors()["layer.0.weight"]
+    assert float(found["layer.0.weight"]) == pytest.approx(float(delta.abs().mean()))
+    assert (found.score, found.base) == ("delta", record.base_fingerprint)
+
+
+def test_importance_of_a_path_is_a_file(here: Path):
+    printed("importance", "./a", "--base", "base", "--out", "a.safetensors")
+    found = ImportanceMap.open("a.safetensors")
+    assert found.task == "a"
+    assert found.base == Store.open().base("tiny").fingerprint
+    printed("add", "x", "--base", "tiny", "--model", "a", "--importance", "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["./a", "--base", "base"], "needs --out"),
+        (["./a", "--out", "x"], "needs --base"),
+        (["x", "--out", "y"], "go with a PATH"),
+        (["x", "--kind", "fisher"], "needs --data"),
+        (["x", "--kind", "delta", "--data", "y"], "takes no --data"),
+        (["x", "--data", "y"], "needs --model"),
+    ],
+)
+def test_importance_says_what_is_missing(here: Path, options: list[str], words: str):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    assert words in misused("importance", *options)
+
+
+def test_an_unknown_kind_of_importance_is_refused(here: Path):
+    assert "did you mean 'fisher'?" in refused("importance", "x", "--kind", "fishr")
