@@ -77,11 +77,6 @@ class StackReader:
             model_start=self._starts[name],
         )
 
-    def forget(self, name: str) -> None:
-        """Drop what was remembered of a parameter that is done."""
-        with self._lock:
-            self._wholes.pop(name, None)
-
     def _base_block(
         self, name: str, start: int, stop: int, buffers: Buffers, dtype: torch.dtype
     ) -> Tensor:
