@@ -76,6 +76,8 @@ class SafetensorsFile:
 
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its byte `start`."""
+        if not self._close.alive:  # its descriptor may be another file's by now
+            raise ValueError(f"{self.path} is closed")
         nbytes = self.header.infos[name].nbytes
         if start < 0 or start + len(buffer) > nbytes:
             raise IndexError(f"bytes {start}..{start + len(buffer)} of {name!r}, it has {nbytes}")

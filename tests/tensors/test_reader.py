@@ -205,3 +205,10 @@ def test_the_file_is_closed_once_and_also_when_it_is_refused(path: Path):
     with pytest.raises(BadFile):
         SafetensorsFile(path, files)
     assert not files.opened
+
+
+def test_a_closed_file_is_not_read(path: Path):
+    file = SafetensorsFile(path)
+    file.close()
+    with path.open("rb"), pytest.raises(ValueError, match="closed"):
+        file.read("x", 0, memoryview(bytearray(4)))
