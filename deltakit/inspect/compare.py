@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from deltakit.delta import Delta
 from deltakit.delta_source import DeltaSource, merged_names
-from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.errors import BadValue, DeltakitError
 from deltakit.inspect import naming
 from deltakit.inspect.measure import BLOCK, Measurer, Progress
@@ -95,6 +94,9 @@ def _measure_all(
     progress: Progress | None,
 ) -> dict[str, Sums]:
     import threading
+
+    # Here, because reading a header needs no engine and is to start at once.
+    from deltakit.engine.threads import one_torch_thread, run_all
 
     found: dict[str, Sums] = {}
     mine = threading.local()
