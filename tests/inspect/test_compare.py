@@ -1,6 +1,5 @@
 """Laws of the comparison as a whole: order, blocks, threads, parts and the whole."""
 
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -200,23 +199,24 @@ def test_progress_ends_at_the_bytes_announced():
     assert {name for name, _ in seen} == set(SHAPES)
 
 
-def test_memory_is_bounded_by_the_block():
-    class Endless(Given):
-        def changes(self, name: str) -> bool:
-            return True
+def test_no_more_than_a_block_is_read_at_a_time():
+    asked: list[int] = []
 
+    class Watched(Given):
         def block_into(self, out: Any, name: str, start: int, base: Any) -> None:
-            out.fill_(1.0)
+            asked.append(len(out))
+            super().block_into(out, name, start, base)
 
-    base = MemoryTensors({"w": torch.zeros(1).expand(1)})
-    base._infos["w"] = base.infos["w"]._replace(shape=(3_000_000,))
-    base.read = lambda name, start, buffer: None  # type: ignore[method-assign]
-    tracemalloc.start()
-    report = compare(base, {"a": Endless({}), "b": Endless({})}, threads=1, block=1 << 16)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert report.model.tasks[0].changed == 3_000_000
-    assert peak < 2_000_000
+    class WatchedBase(MemoryTensors):
+        def read(self, name: str, start: int, buffer: memoryview) -> None:
+            asked.append(len(buffer) // 4)
+            super().read(name, start, buffer)
+
+    base = WatchedBase({"w": torch.zeros(10_000)})
+    report = compare(base, {"a": Watched({"w": torch.ones(10_000)})}, block=999)
+    assert report.model.tasks[0].changed == 10_000
+    assert max(asked) == 999
+    assert sum(asked) == 2 * 10_000  # and nothing is read twice
 
 
 def test_nan_is_refused_with_its_tensor_and_task():
