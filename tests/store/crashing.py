@@ -34,14 +34,18 @@ class DyingFiles(Files):
         if self.die_at is not None and self.calls >= self.die_at:
             raise Died
 
-    def lose_power(self, *, names: bool) -> None:
-        """Drop data that was not synced, and with `names` also the names that were not."""
+    def lose_power(self, *, names: slice | None) -> None:
+        """Drop data that was not synced, and those changes of names not synced that `names` picks.
+
+        slice(None) picks all; slice(-1) all but the last, as a disk that reorders writes does.
+        """
         for inode, path in self._dirty.items():
             if path.exists() and path.stat().st_ino == inode:
                 os.truncate(path, 0)
-        if names:
-            for _, undo in reversed(self._unsynced):
+        if names is not None:
+            for _, undo in reversed(self._unsynced[names]):
                 undo()
+            del self._unsynced[names]
 
     def _buried(self, path: Path) -> Path:
         grave = self._graveyard / str(len(list(self._graveyard.iterdir())))
