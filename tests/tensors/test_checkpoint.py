@@ -117,7 +117,7 @@ def test_a_tensor_no_shard_has_is_refused_by_name(tmp_path: Path):
     table = json.loads(index.read_text())["weight_map"]
     write_index(tmp_path, {**table, "ghost": table["a"]})
     refused(tmp_path, "ghost")
-    write_index(tmp_path, {"a": table["b"], "b": table["b"]})  # in the other shard
+    write_index(tmp_path, {"a": table["b"], "b": table["a"]})  # each in the other's shard
     refused(tmp_path, "a")
 
 
