@@ -56,7 +56,8 @@ def resolve(
         )
     found = [_locate(name, store) for name in names]
     model, table = _base(found, base, store)
-    maps = [Path(path) for path in importance] or [place.importance for place in found]
+    stored = [place.importance for place in found]
+    maps = [Path(path) for path in importance] if importance else stored
     experts = [
         Expert(place.label, _source(place.path), found_map)
         for place, found_map in zip(found, maps, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deltakit.delta import Delta
@@ -11,7 +12,11 @@ from deltakit.mask import Mask
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.reader import SafetensorsFile
 
-_KINDS = {"delta": Delta.open, "importance": ImportanceMap.open, "mask": Mask.open}
+_KINDS: dict[str, Callable[[Path], Delta | ImportanceMap | Mask]] = {
+    "delta": Delta.open,
+    "importance": ImportanceMap.open,
+    "mask": Mask.open,
+}
 
 
 def open_any(path: str | Path) -> Checkpoint | Delta | ImportanceMap | Mask:

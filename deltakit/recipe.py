@@ -76,7 +76,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise BadValue(f"dtype {self.dtype!r} is not spelled as safetensors does")
         if self.max_shard_size < 1:
             raise BadValue("the largest shard size is not above 0", got=f"{self.max_shard_size}")
-        settings = dataclasses.asdict(strategy)  # type: ignore[call-overload]
+        settings = dataclasses.asdict(strategy)
         return msgspec.structs.replace(self, settings=settings)
 
     def encode(self) -> bytes:

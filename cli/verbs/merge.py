@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deltakit_cli.options import Json, StorePath
+from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit, note, say, seconds, size, table
 from deltakit_cli.progress import progress
 
@@ -19,7 +19,7 @@ PANEL = "Merge"
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TASK|PATH...",
+        metavar="TASK|PATH",
         help="Tasks of the store, or paths of model folders or delta files; name=PATH renames.",
         show_default=False,
     ),
@@ -83,6 +83,7 @@ def command(
     deltakit merge ./ft-a ./ft-b --base ./base --strategy ties --set density=0.3
     """
     from deltakit.engine import Limits
+    from deltakit.merging import plan_merge
     from deltakit.sizes import parse_size
 
     limits = Limits(threads, block_size, None if memory is None else parse_size(memory))
@@ -90,13 +91,13 @@ def command(
         plan = _from_recipe(recipe, tasks, strategy, limits)
     else:
         if not tasks or not strategy:
-            missing = "--strategy NAME" if tasks else "TASK|PATH..."
+            missing = "--strategy NAME" if tasks else "TASK|PATH"
             raise typer.BadParameter(f"{missing} is missing; or give --recipe FILE")
-        plan = _plan(
+        plan = plan_merge(
             tasks,
             strategy,
             base=base,
-            store=store,
+            store=store_if_any(store),
             settings=_settings(settings or []),
             weights=_weights(weights),
             importance=importance or [],
@@ -120,20 +121,6 @@ def command(
             progress=meter.advance,
         )
     emit(report, lambda: show_report(plan, report), as_json)
-
-
-def _plan(tasks: list[str], strategy: str, *, store: Path | None, **options: Any) -> Plan:
-    from deltakit.errors import NotFound
-    from deltakit.merging import plan_merge
-    from deltakit.store import Store
-
-    try:
-        found = Store.open(store)
-    except NotFound:
-        if store is not None:
-            raise
-        found = None
-    return plan_merge(tasks, strategy, store=found, **options)
 
 
 def _from_recipe(path: Path, tasks: list[str] | None, strategy: str, limits: Limits) -> Plan:
