@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -60,7 +61,7 @@ def run(out: Path, *, quick: bool, command: str, started: float) -> None:
     exams = [task.examination(QUICK_TEST_ROWS if quick else TEST_ROWS) for task in tasks.values()]
     with workers() as pool:
         scores = Scores(out / "scores.json", exams, pool)
-        _train_all(out, training, base, tasks, pool, scores)
+        trained = _train_all(out, training, base, tasks, pool, scores)
         deltakit = Command(out)
         print(f"\n$ cd {out}")
         fill_store(deltakit, out, base, training)
@@ -75,7 +76,18 @@ def run(out: Path, *, quick: bool, command: str, started: float) -> None:
             ("controls for klf: the same fusion, importance replaced", {}),
             *scores.rows([merge.label for merge in CONTROLS]),
         ]
-    report(out, rows, sizes(out), exams, training, command, time.perf_counter() - started)
+    cost = {
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "cpu_minutes": round(cpu_seconds() / 60, 1),
+        "trained_now": trained,
+    }
+    report(out, rows, sizes(out), exams, training, command, cost)
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process and those it started, however busy the machine."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
 
 
 def claim(out: Path) -> None:
@@ -99,7 +111,7 @@ def _train_all(
     tasks: dict[str, data.Task],
     pool: ProcessPoolExecutor,
     scores: Scores,
-) -> None:
+) -> int:
     print(f"fine-tuning on {', '.join(TASKS)}: {training.steps} steps each", flush=True)
     jobs = {
         name: pool.submit(
@@ -109,9 +121,11 @@ def _train_all(
     }
     # Two processes, three trainings: scoring fills the gap at the end.
     scores.start("base, zero-shot", base)
+    trained = 0
     for name, job in jobs.items():
-        job.result()
+        trained += job.result()
         scores.start(f"fine-tuned on {name} only", out / "models" / name)
+    return trained
 
 
 def _map(out: Path, task: str) -> Path:
@@ -167,7 +181,7 @@ def report(
     exams: Sequence[data.Task],
     training: Training,
     command: str,
-    seconds: float,
+    cost: dict[str, float],
 ) -> None:
     """Print the table with what it means, and write both beside the artifacts."""
     whole = sum(file.stat().st_size for file in (out / "models" / TASKS[0]).glob("*.safetensors"))
@@ -181,8 +195,9 @@ def report(
         "averaging, not to importance.",
         f"Stored deltas, of a model of {table.size(whole)}: {sized}. The -sotu ones keep a random "
         "tenth (--mask sotu --p 0.9).",
-        f"{command}, {today}, {seconds / 60:.1f} minutes ({training.steps} steps a task; a second "
-        f"run reuses trainings and scores). {table.machine()}.",
+        f"{command}, {today}: {cost['minutes']} minutes, {cost['cpu_minutes']} of processor time"
+        + ("" if cost["trained_now"] else ", trainings reused")
+        + f"; {training.steps} steps a task. {table.machine()}.",
         f"Everything lies in {out}: models/, importance/, merged/, the store .deltakit/, "
         "table.txt, results.json.",
     ]
@@ -194,7 +209,7 @@ def report(
         "command": command,
         "date": today,
         "machine": table.machine(),
-        "seconds": round(seconds, 1),
+        **cost,
         "training": asdict(training),
         "test_rows": {task.name: len(task.test) for task in exams},
         "metric": {task.name: task.metric for task in exams},

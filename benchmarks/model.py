@@ -70,16 +70,16 @@ def base_folder() -> Path:
     return folder
 
 
-def train(task: data.Task, training: Training, base: Path, folder: Path, map_file: Path) -> None:
+def train(task: data.Task, training: Training, base: Path, folder: Path, map_file: Path) -> bool:
     """Fine-tune the whole encoder on one task; write a model folder and its importance map.
 
-    Does nothing when the folder holds this very training already.
+    Does nothing, and returns False, when the folder holds this very training already.
     """
     wanted = {"task": task.name, "options": list(task.options), **asdict(training)}
     record = read_record(folder)
     if record and record["settings"] == wanted and map_file.exists():
         print(f"{task.name}: reusing {folder}", flush=True)
-        return
+        return False
     start = time.perf_counter()
     torch.manual_seed(training.seed)
     scorer = OptionScorer.open(base, max_tokens=training.max_tokens)
@@ -100,6 +100,7 @@ def train(task: data.Task, training: Training, base: Path, folder: Path, map_fil
     (partial / RECORD).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     partial.rename(folder)
     print(f"{task.name}: trained in {seconds:.0f} s, {capture:.0f} of them capture", flush=True)
+    return True
 
 
 def read_record(folder: Path) -> dict[str, Any]:
