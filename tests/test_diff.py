@@ -171,6 +171,13 @@ def test_a_mask_keeps_the_right_positions_with_their_full_values(
         assert torch.equal(blocks(delta, base, name), naive * torch.from_numpy(kept))
 
 
+def test_a_random_mask_is_its_seed_even_where_it_keeps_nearly_all(tmp_path: Path):
+    base, tuned = pair(torch.float32)
+    for density, kind in [(0.3, "seed"), (0.97, "seed"), (1.0, "dense")]:
+        delta = add(tmp_path / "d", base, tuned, mask=RandomMask(density, 1, "trec"))
+        assert delta.tensors["w"].codec == kind
+
+
 def test_a_random_mask_costs_no_positions(tmp_path: Path):
     base, tuned = pair(torch.float32)
     delta = add(tmp_path / "d", base, tuned, mask=RandomMask(0.3, 1, "trec"))
