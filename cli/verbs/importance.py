@@ -78,6 +78,7 @@ def _of_task(
     as_json: bool,
 ) -> None:
     from deltakit.delta import Delta
+    from deltakit.engine.threads import one_torch_thread
     from deltakit.importance import importance_of_delta
     from deltakit.store import Store
 
@@ -85,7 +86,8 @@ def _of_task(
     record = opened.task(task)
     if data is None:
         source, _ = opened.open_base(record.base)
-        found = importance_of_delta(Delta.open(record.delta_path), source, task=task)
+        with one_torch_thread():
+            found = importance_of_delta(Delta.open(record.delta_path), source, task=task)
     else:
         if model is None:
             raise typer.BadParameter("--data needs --model PATH, the fine-tuned model")
@@ -109,6 +111,7 @@ def _of_path(
     as_json: bool,
 ) -> None:
     from deltakit.delta_source import ModelDelta
+    from deltakit.engine.threads import one_torch_thread
     from deltakit.importance import importance_of_delta
     from deltakit.tensors.checkpoint import Checkpoint
 
@@ -124,7 +127,8 @@ def _of_path(
         found = _measure(path, data, name, kind)
     else:
         assert source is not None
-        found = importance_of_delta(ModelDelta(Checkpoint.open(path)), source, task=name)
+        with one_torch_thread():
+            found = importance_of_delta(ModelDelta(Checkpoint.open(path)), source, task=name)
     _with_base(found, None if source is None else source.fingerprint()).save(out)
 
     def render() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.delta_source import check_alike, merged_names
+from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadFile, BadValue
 from deltakit.provenance import ModelTable
 from deltakit.store.attach import check_importance
@@ -51,7 +52,7 @@ def add_task(
     if (mask == "magnitude") != (density is not None):
         raise BadValue('density goes with mask="magnitude", and it with density')
     _refuse_existing(home, task)
-    with home.task_lock(task), contextlib.ExitStack() as opened:
+    with home.task_lock(task), one_torch_thread(), contextlib.ExitStack() as opened:
         _refuse_existing(home, task)
         source, table = open_base(home, base, progress)
         opened.callback(source.close)

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError
 from deltakit.provenance import ModelTable
 from deltakit.store.bases import Progress, open_base
@@ -58,7 +59,7 @@ def restore_task(
             remedy=f"to get a model from it: deltakit merge {name} --strategy task_arithmetic"
             " --out DIR\nto keep one bit for bit: deltakit add NAME --lossless ...",
         )
-    with contextlib.ExitStack() as opened:
+    with one_torch_thread(), contextlib.ExitStack() as opened:
         base, table = open_base(home, record.base, progress)
         opened.callback(base.close)
         _check_place(out, [base.folder, home.folder])
