@@ -79,16 +79,17 @@ def in_threads(tasks: list[Callable[[], object]]) -> list[object]:
 
 def test_threads_that_ask_for_one_fact_find_it_once() -> None:
     deltas, reads = random_deltas(1, 300), []
-    both_asked = threading.Barrier(4)
+    all_asked = threading.Barrier(4)
 
     def blocks(expert: int) -> list[torch.Tensor]:
         reads.append(expert)
+        threading.Event().wait(0.05)  # time for another thread to come in, if it could
         return [deltas[expert]]
 
     whole = Whole(300, blocks)
 
     def ask() -> object:
-        both_asked.wait(timeout=10)
+        all_asked.wait(timeout=10)
         return whole.total("l1", 0, lambda block, _: block.abs())
 
     assert len(set(in_threads([ask] * 4))) == 1
