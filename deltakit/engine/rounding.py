@@ -35,8 +35,14 @@ def _has_negative_zero(flat: Tensor) -> bool:
 
 
 def cast(flat: Tensor, dtype: str) -> Tensor:
-    """Return the tensor in another dtype, rounded to nearest even."""
-    return flat.to(torch_dtype(dtype))
+    """Return the tensor in another dtype, rounded to nearest even; an overflow is not finite."""
+    import torch
+
+    kind = torch_dtype(dtype)
+    if dtype.startswith("F8"):  # torch rounds what overflows these to their largest value
+        flat = flat.float()
+        flat = flat.masked_fill(flat.abs() > torch.finfo(kind).max, math.nan)
+    return flat.to(kind)
 
 
 def refuse_nonfinite(result: Tensor, stack: Stack, merged: Tensor, recipe: Recipe) -> None:

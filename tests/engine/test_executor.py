@@ -193,6 +193,14 @@ def test_an_overflow_of_the_output_dtype_is_refused(tmp_path):
         merged(tmp_path, "average", tasks=["a"], dtype="F16")
 
 
+def test_an_overflow_of_a_dtype_without_infinity_is_refused_too(tmp_path):
+    write_model(tmp_path / "base", {"w": torch.tensor([400.0]).to(torch.float8_e4m3fn)})
+    for task in ("a", "b"):
+        write_model(tmp_path / task, {"w": torch.tensor([448.0]).to(torch.float8_e4m3fn)})
+    with pytest.raises(NonFinite, match=r"overflows torch.float8_e4m3fn"):
+        merged(tmp_path, "task_arithmetic", tasks=["a", "b"])
+
+
 def test_tasks_that_change_nothing_are_an_error(tmp_path):
     write_model(tmp_path / "base", some_tensors())
     write_model(tmp_path / "a", some_tensors())
