@@ -123,7 +123,7 @@ def _fisher(
     for example in examples:
         loss([example]).backward()
         squares = {
-            name: float(torch.linalg.vector_norm(p.grad, dtype=torch.float64) ** 2)
+            name: scores.sum_of_squares(p.grad)
             for name, p in parameters.items()
             if p.grad is not None
         }

@@ -125,3 +125,13 @@ def unit_score(state: Tensor, spread: Tensor) -> float:
         block = slice(start, start + DEVICE_BLOCK)
         total += float(torch.dot(state[block].double(), spread[block].double()))
     return total / state.numel()
+
+
+def sum_of_squares(gradient: Tensor) -> float:
+    """Return the sum of squared entries: float32 within a block, float64 over the blocks.
+
+    >>> sum_of_squares(torch.tensor([[3.0], [4.0]]))
+    25.0
+    """
+    blocks = gradient.reshape(-1).float().split(CPU_BLOCK)
+    return float(torch.stack([torch.dot(block, block) for block in blocks]).double().sum())
