@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise BadValue(
                 f"{self.strategy} takes no weights", remedy="drop --weights; see its settings"
             )
+        for value in (*weights, self.scale):
+            if not math.isfinite(value):
+                raise BadValue("a weight or the scale is not a finite number", got=f"{value}")
         strategy.check_weights(weights)
         if not 0 <= self.seed < 1 << 63:
             raise BadValue("the seed is not an integer from 0 to 2^63 - 1", got=f"{self.seed}")

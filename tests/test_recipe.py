@@ -47,6 +47,8 @@ def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
         ({"dtype": "bfloat16"}, "not spelled as safetensors"),
         ({"max_shard_size": 0}, "shard size"),
         ({"tasks": [Task("a", "x", weight=0.0)]}, "weight"),
+        ({"tasks": [Task("a", "x", weight=float("nan"))]}, "not a finite number"),
+        ({"scale": float("inf")}, "not a finite number"),
         ({"strategy": "average", "tasks": [Task("a", "x", 1.0), Task("b", "x", -1.0)]}, "sum to 0"),
     ],
 )

@@ -116,6 +116,7 @@ def make_plan(
             where=some([expert.name for expert in experts]),
             remedy="check that the tasks are fine-tunes of this base",
         )
+    _check_one_precision(strategy, base, merged)
     facts = _prepare(strategy, experts, base, table, names)
     if table is not None:
         recipe = _with_fingerprint(recipe, table)
@@ -123,6 +124,18 @@ def make_plan(
     infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
     shards = make_shards(infos, recipe.max_shard_size)
     return Plan(recipe, base, experts, strategy, shards, merged, facts, notes, threads, block)
+
+
+def _check_one_precision(strategy: Strategy, base: Checkpoint, merged: Sequence[str]) -> None:
+    """Refuse to rank float32 and float64 magnitudes together."""
+    wide = [name for name in merged if base.infos[name].dtype == "F64"]
+    if strategy.looks == "model" and 0 < len(wide) < len(merged):
+        raise BadValue(
+            "a trim over the whole model needs parameters of one precision",
+            where=base.label,
+            got=f"float64 in {some(wide)}, and others that are not",
+            remedy='trim each tensor on its own: --set scope="tensor"',
+        )
 
 
 def _check_expert(expert: Expert, base: Checkpoint) -> list[str]:

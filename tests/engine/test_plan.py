@@ -204,3 +204,10 @@ def test_memory_bounds_the_block_and_too_little_is_refused(models):
 def test_limits_below_one_are_refused(models, limits):
     with pytest.raises(BadValue, match="not above 0"):
         plan(models, "average", limits)
+
+
+def test_a_global_trim_over_two_precisions_is_refused(tmp_path):
+    base = {"w": torch.ones(3, dtype=torch.float64), "v": torch.ones(3)}
+    write_models(tmp_path, tensors=base)
+    with pytest.raises(BadValue, match=r"one precision[\s\S]*float64 in w"):
+        plan(tmp_path, "ties", settings={"scope": "global"})
