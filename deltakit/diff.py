@@ -5,41 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-from deltakit.delta_source import ModelDelta, check_alike, is_merged, merged_names
-from deltakit.errors import AlreadyThere, BadValue, NonFinite, some
-from deltakit.mask import Mask, RandomMask
+from deltakit.delta_source import check_alike, is_merged
+from deltakit.difference import BLOCK, AddDifference, Difference, ReplaceDifference
+from deltakit.errors import AlreadyThere, BadValue, some
+from deltakit.mask import Mask
 from deltakit.provenance import FORMAT, ModelTable, render
 from deltakit.tensors import codec
-from deltakit.tensors.dtypes import MERGEABLE, itemsize, torch_dtype, working_dtype
+from deltakit.tensors.dtypes import MERGEABLE, itemsize
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 from deltakit.tensors.writer import SafetensorsWriter
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-BLOCK = 1 << 20  # entries; a multiple of 8, so that blocks of bits begin on a byte
-
 Progress = Callable[[str, int], None]  # parameter, entries done since the last call
-
-
-class Difference(Protocol):
-    """Which entries of each parameter are stored, and with what value."""
-
-    exact: bool
-    absent_is_zero: bool  # what an entry not stored means; else it is as in the base
-
-    def infos(self) -> dict[str, TensorInfo]:
-        """Return the parameters looked at, with the dtype their values are stored in."""
-
-    def block(
-        self, name: str, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
-        """Return (entries to store, entries the seed keeps or None, values) of a flat range."""
 
 
 def write_add(
@@ -113,102 +92,6 @@ def _table(base: TensorSource, known: ModelTable | None) -> ModelTable:
         return ModelTable(base.infos, base.digests())
     known.check_infos(base.infos, "the base's table", base.label)
     return known
-
-
-class AddDifference:
-    """tuned - base in float32, masked, rounded once to the stored dtype."""
-
-    absent_is_zero = True
-
-    def __init__(
-        self, base: TensorSource, tuned: TensorSource, mask: Mask | None, dtype: str | None
-    ) -> None:
-        import torch
-
-        self.exact = True
-        self._base, self._delta, self._mask, self._dtype = base, ModelDelta(tuned), mask, dtype
-        self._raw = torch.empty(BLOCK * 8, dtype=torch.uint8)
-        self._label = tuned.label
-
-    def infos(self) -> dict[str, TensorInfo]:
-        return {
-            name: TensorInfo(
-                self._dtype or self._base.infos[name].dtype, self._base.infos[name].shape
-            )
-            for name in merged_names(self._base.infos)
-        }
-
-    def values(self, name: str, start: int, stop: int) -> Tensor:
-        """Return the delta of a flat range before masking and rounding."""
-        import torch
-
-        work = working_dtype(self._base.infos[name].dtype)
-        base = self._base.block(name, start, stop, self._raw).to(work)
-        delta = torch.empty(stop - start, dtype=work)
-        self._delta.block_into(delta, name, start, base)
-        return delta
-
-    def block(
-        self, name: str, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
-        import torch
-
-        delta = self.values(name, start, stop)
-        kind = torch_dtype(self._dtype or self._base.infos[name].dtype)
-        if not bool(delta.isfinite().all()):
-            raise NonFinite(
-                f"the delta of {name!r} holds NaN or infinity",
-                where=self._label,
-                remedy="retrain or repair the model",
-            )
-        # Compared before rounding, because some dtypes have no infinity and round to their largest.
-        if bool((delta.abs() > torch.finfo(kind).max).any()):
-            raise NonFinite(
-                f"the delta of {name!r} overflows {kind}",
-                where=self._label,
-                remedy="store the values as float32",
-            )
-        stored = delta.to(kind)
-        wide = stored.to(delta.dtype)
-        kept: np.ndarray = (wide != 0).numpy()
-        if self._mask is None:
-            self.exact &= bool((wide == delta).all())
-            return kept, None, stored
-        masked = self._mask.keep(name, start, stop, delta)
-        kept = kept & masked
-        self.exact &= bool((wide == delta).numpy()[masked].all())
-        return kept, masked if isinstance(self._mask, RandomMask) else None, stored
-
-
-class ReplaceDifference:
-    """The fine-tuned model's own values, where a byte of them differs from the base's."""
-
-    absent_is_zero = False
-
-    def __init__(self, base: TensorSource, tuned: TensorSource) -> None:
-        import torch
-
-        self.exact = True
-        self._base, self._tuned = base, tuned
-        self._raw = torch.empty(BLOCK * 8, dtype=torch.uint8)
-        self._other = torch.empty(BLOCK * 8, dtype=torch.uint8)
-
-    def infos(self) -> dict[str, TensorInfo]:
-        return dict(sorted(self._tuned.infos.items()))
-
-    def block(
-        self, name: str, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
-        import numpy as np
-
-        values = self._tuned.block(name, start, stop, self._raw)
-        if self._base.infos.get(name) != self._tuned.infos[name]:
-            return np.ones(stop - start, dtype=np.bool_), None, values
-        kind = f"u{itemsize(self._tuned.infos[name].dtype)}"
-        self._base.block(name, start, stop, self._other)
-        nbytes = (stop - start) * np.dtype(kind).itemsize
-        ours = self._raw[:nbytes].numpy().view(kind)
-        return ours != self._other[:nbytes].numpy().view(kind), None, values
 
 
 @dataclass

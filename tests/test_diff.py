@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from deltakit import diff
 from deltakit.delta import Delta
-from deltakit.diff import AddDifference, write_add, write_replace
+from deltakit.diff import write_add, write_replace
+from deltakit.difference import AddDifference
 from deltakit.errors import (
     AlreadyThere,
     BadValue,

@@ -16,7 +16,7 @@ ROOMS = [
     ["tensors"],
     ["provenance", "delta_source"],
     ["delta", "importance", "mask"],
-    ["diff", "restored"],
+    ["difference", "diff", "restored"],
     ["strategies"],
     ["recipe"],
     ["engine"],

@@ -93,6 +93,7 @@ def choose_mask(
     """Return the mask that the options describe."""
     from deltakit.errors import BadValue, NotFound, nearest
     from deltakit.mask import Mask
+    from deltakit.ops import kept_density
 
     if mask is None:
         return None
@@ -111,7 +112,7 @@ def choose_mask(
                     got=f"{p:g}",
                     remedy="drop less than everything, as --p 0.9",
                 )
-            density = round(1.0 - p, 12)  # without the noise of binary fractions
+            density = kept_density(p)
         assert density is not None
         return Mask.random(density, seed, task)
     if not Path(mask).exists():

@@ -157,7 +157,8 @@ class _Taking:
         self, mask: Mask | Literal["magnitude"] | None, density: float | None, dtype: str | None
     ) -> Delta:
         """Write the mergeable delta."""
-        from deltakit.diff import AddDifference, write_add
+        from deltakit.diff import write_add
+        from deltakit.difference import AddDifference
         from deltakit.mask import LargestMask
 
         if mask == "magnitude":
