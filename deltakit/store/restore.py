@@ -62,7 +62,7 @@ def restore_task(
     with one_torch_thread(), contextlib.ExitStack() as opened:
         base, table = open_base(home, record.base, progress)
         opened.callback(base.close)
-        _check_place(out, [base.folder, home.folder])
+        _check_place(out, [base.folder, home.folder], overwrite)
         delta = Delta.open(record.delta_path, home.files)
         opened.callback(delta.close)
         delta.base.check_same(table, f"the task {name!r}", str(base.path))
@@ -77,7 +77,7 @@ def restore_task(
             return _prove(home, record, layout, delta.new, folder, out)
 
 
-def _check_place(out: Path, kept: list[Path]) -> None:
+def _check_place(out: Path, kept: list[Path], overwrite: bool) -> None:
     for place in kept:
         if place.resolve().is_relative_to(out.resolve()):
             raise AlreadyThere(
@@ -89,6 +89,12 @@ def _check_place(out: Path, kept: list[Path]) -> None:
     if (out.exists() or out.is_symlink()) and (out.is_symlink() or not out.is_dir()):
         raise AlreadyThere(
             "the output exists and is no folder", where=str(out), remedy="choose another --out"
+        )
+    if overwrite and out.is_dir() and any(out.iterdir()) and not any(out.glob("*.safetensors")):
+        raise AlreadyThere(
+            "the output exists and is no model folder, so it is not ours to replace",
+            where=str(out),
+            remedy="choose another --out, or delete it yourself",
         )
 
 

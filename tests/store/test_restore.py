@@ -118,12 +118,20 @@ def test_files_that_are_not_kept_are_named(tmp_path: Path):
 def test_an_existing_output_is_refused_and_replaced_only_if_asked(project: Project, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "mine").write_text("")
+    (out / "old.safetensors").write_text("")
     with pytest.raises(AlreadyThere, match="--overwrite"):
         project.store.restore("whole", out)
-    assert list(content(out)) == ["mine"]
+    assert list(content(out)) == ["old.safetensors"]
     project.store.restore("whole", out, overwrite=True)
     assert content(out) == content(project.models / "b")
+
+
+def test_a_folder_that_holds_no_model_is_never_replaced(project: Project, tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(AlreadyThere, match="not ours to replace"):
+        project.store.restore("whole", tmp_path / "home", overwrite=True)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_restore_never_takes_the_place_of_its_base_or_store(project: Project):
