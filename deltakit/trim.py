@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 # Called anew for each pass; yields consecutive flat float32 or float64 blocks.
 Blocks = Callable[[], Iterable["Tensor"]]
 
+MOST_HELD = 1 << 22  # entries held in memory at once
+_ALL = 1 << 62  # past the last index of any tensor
 _DIGIT = 16
 _BINS = 1 << _DIGIT
 
@@ -37,21 +40,49 @@ class Cut:
 
 
 def find_cut(blocks: Blocks, count: int) -> Cut:
-    """Return the cut that keeps the `count` largest magnitudes, by counting and not by sorting.
+    """Return the cut that keeps the `count` largest magnitudes, without sorting.
 
     >>> import torch
     >>> find_cut(lambda: [torch.tensor([1.0, -4.0]), torch.tensor([4.0, 0.5])], 1)
     Cut(threshold=4.0, last=1)
 
-    Magnitudes of IEEE floats order as their bit patterns do, so each pass over the blocks counts
-    one 16-bit digit of the patterns that share the digits found before: two passes for float32,
-    four for float64, and one more where equal magnitudes are split. Memory is one block and
-    65536 counters. `count` is at least 1 and at most the number of entries.
+    Magnitudes of IEEE floats order as their bit patterns do. Up to 4 Mi entries are held and
+    partitioned. Of more, a pass over the blocks counts the first 16-bit digit of the patterns, and
+    another gathers the entries that share the digit where the cut falls; where these too are more
+    than 4 Mi, further digits are counted, and at last the index of a tie is looked for. All ways
+    give the same cut. `count` is at least 1 and at most the number of entries.
     """
+    held = _held(blocks)
+    return _counted_cut(blocks, count) if held is None else _held_cut(held, count)
+
+
+def _held(blocks: Blocks) -> np.ndarray | None:
+    """Return all bit patterns, or None where they are too many to hold."""
     import numpy as np
 
-    prefix, wanted, level, ties = 0, count, 0, 0
-    levels = 1
+    parts, numel = [], 0
+    for block in blocks():
+        numel += block.numel()
+        if numel > MOST_HELD:
+            return None
+        parts.append(_bits(block))
+    return np.concatenate(parts)
+
+
+def _held_cut(bits: np.ndarray, count: int) -> Cut:
+    import numpy as np
+
+    pattern = np.partition(bits, len(bits) - count)[len(bits) - count]
+    ties = np.flatnonzero(bits == pattern)
+    wanted = count - int(np.count_nonzero(bits > pattern))
+    last = _ALL if wanted == len(ties) else int(ties[wanted - 1])
+    return Cut(_magnitude(int(pattern), bits.dtype.itemsize), last)
+
+
+def _counted_cut(blocks: Blocks, count: int) -> Cut:
+    import numpy as np
+
+    prefix, wanted, level, levels = 0, count, 0, 1
     while level < levels:
         counts = np.zeros(_BINS, dtype=np.int64)
         for block in blocks():
@@ -63,13 +94,34 @@ def find_cut(blocks: Blocks, count: int) -> Cut:
             counts += np.bincount((bits >> shift) & (_BINS - 1), minlength=_BINS)
         digit, above = _digit_from_top(counts, wanted)
         wanted -= above
-        ties = int(counts[digit])
         prefix = prefix << _DIGIT | digit
         level += 1
-    last = (1 << 62) if wanted == ties else _index_of_tie(blocks, prefix, wanted)
-    kind = np.uint32 if levels == 2 else np.uint64
-    real = np.float32 if levels == 2 else np.float64
-    return Cut(float(kind(prefix).view(real)), last)
+        if counts[digit] <= MOST_HELD:
+            return _gathered_cut(blocks, prefix, shift, wanted)
+    last = _ALL if wanted == counts[digit] else _index_of_tie(blocks, prefix, wanted)
+    return Cut(_magnitude(prefix, levels * _DIGIT // 8), last)
+
+
+def _gathered_cut(blocks: Blocks, prefix: int, shift: int, wanted: int) -> Cut:
+    """Return the cut that keeps `wanted` of the entries whose patterns begin with `prefix`."""
+    import numpy as np
+
+    parts, places, start = [], [], 0
+    for block in blocks():
+        bits = _bits(block)
+        found = np.flatnonzero(bits >> shift == prefix)
+        parts.append(bits[found])
+        places.append(found + start)
+        start += block.numel()
+    cut = _held_cut(np.concatenate(parts), wanted)
+    if cut.last == _ALL:
+        return cut
+    return Cut(cut.threshold, int(np.concatenate(places)[cut.last]))
+
+
+def _magnitude(pattern: int, nbytes: int) -> float:
+    """Return the float whose bit pattern this is."""
+    return float(struct.unpack({4: "<f", 8: "<d"}[nbytes], pattern.to_bytes(nbytes, "little"))[0])
 
 
 def _bits(block: Tensor) -> np.ndarray:

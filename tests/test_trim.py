@@ -1,14 +1,27 @@
 """A trim keeps exactly the k largest magnitudes, lowest flat index first among equals."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltakit import trim
 from deltakit.trim import find_cut
 
 KINDS = [torch.float32, torch.float64]
+
+
+@pytest.fixture(
+    params=[0, 2, trim.MOST_HELD], ids=["counted", "gathered", "held"], autouse=True, scope="module"
+)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The ways to find a cut: counting all digits, gathering after the first, holding all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trim, "MOST_HELD", request.param)
+        yield
 
 
 def trimmed(values: torch.Tensor, count: int, block: int) -> np.ndarray:
