@@ -12,6 +12,7 @@ from deltakit.errors import BadValue, DeltakitError
 from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
 from deltakit.learn.parameters import tracked
+from deltakit.learn.rank_units import A, B, adapted_modules, rank_scores
 from deltakit.tensors.checkpoint import Checkpoint
 
 TIMINGS = ("before", "after")
@@ -44,6 +45,7 @@ class KlfImportance:
         self,
         parameters: dict[str, torch.nn.Parameter],
         *,
+        units: str,
         score: str,
         a1: float,
         a2: float,
@@ -51,6 +53,7 @@ class KlfImportance:
         base: str | None,
     ) -> None:
         self.parameters = parameters
+        self.units = units
         self.score = scores.check_score(score)
         self.a1 = scores.check_decay("a1", a1)
         self.a2 = scores.check_decay("a2", a2)
@@ -84,17 +87,22 @@ class KlfImportance:
         new weight meets the old (clipped) gradient; the first call is ignored, as there.
         `base` is the checkpoint the training starts from; its fingerprint goes into the map, so
         that a map cannot be merged with deltas of another base. `names` keeps only these
-        parameters (checkpoint names). Raises `BadValue` for a setting or name that is wrong and
+        parameters (checkpoint names). `units="rank"` gives one score a rank of a LoRA, for which
+        the paper takes `score="mixed"`. Raises `BadValue` for a setting or name that is wrong and
         `DeltakitError` for units that capture does not support.
         """
-        if units != "tensor":
+        if units not in ("tensor", "rank"):
             raise DeltakitError(
                 "capture does not support these skill units yet",
-                expected='units="tensor", one score per parameter',
+                expected='units="tensor", one score per parameter, or "rank", for a LoRA',
                 got=f'units="{units}"',
             )
+        parameters = tracked(model, names)
+        if units == "rank":
+            adapted_modules(parameters)
         return cls(
-            tracked(model, names),
+            parameters,
+            units=units,
             score=score,
             a1=a1,
             a2=a2,
@@ -145,8 +153,9 @@ class KlfImportance:
         return True
 
     def map(self, task: str, provenance: Mapping[str, str] | None = None) -> ImportanceMap:
-        """Return one float32 score of shape () per tracked parameter: the mean of I*U over it.
+        """Return one float32 score a skill unit: the mean of I*U over it.
 
+        Tensor units: shape (), by parameter. Rank units: shape (r,), by the adapted module.
         `provenance` is added to what the map says of its making. Raises `DeltakitError` when no
         step was counted and `NonFinite` for a score that is no number (a weight that overflowed).
         """
@@ -157,14 +166,10 @@ class KlfImportance:
                 got=f"{self._calls} calls of step, {self.skipped} with NaN or Inf gradients",
                 remedy="call step() once per optimizer step",
             )
-        found = {
-            name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
-            for name, buffers in self._state.items()
-        }
         return ImportanceMap(
-            found,
+            self._rank_scores() if self.units == "rank" else self._tensor_scores(),
             task=task,
-            units="tensor",
+            units=self.units,
             score=self.score,
             base=self.base,
             provenance={
@@ -177,6 +182,22 @@ class KlfImportance:
                 **(provenance or {}),
             },
         )
+
+    def _tensor_scores(self) -> dict[str, Tensor]:
+        return {
+            name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
+            for name, buffers in self._state.items()
+        }
+
+    def _rank_scores(self) -> dict[str, Tensor]:
+        return {
+            module: rank_scores(self._scores(module + A), self._scores(module + B)).float()  # (r,)
+            for module in adapted_modules(self._state)
+        }
+
+    def _scores(self, name: str) -> Tensor:
+        state, spread = self._state[name]
+        return (state * spread).view(self.parameters[name].shape)
 
     def save(self, path: str | Path, task: str, *, replace: bool = False) -> None:
         """Write `map(task)` to `path`, a safetensors file; refuse an existing one by default."""

@@ -200,7 +200,7 @@ def test_names_keep_only_those_parameters():
 
 def test_units_that_capture_does_not_support_are_refused():
     with pytest.raises(DeltakitError, match="does not support these skill units yet"):
-        KlfImportance.attach(scalar(), units="rank")
+        KlfImportance.attach(scalar(), units="head")
 
 
 def test_an_unknown_timing_is_refused():

@@ -1,0 +1,77 @@
+"""A low-rank matrix B A by its factors, and the two ways KlF fuses two of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from deltakit.errors import ShapeMismatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Factors(NamedTuple):
+    """The matrix B A: a (r, d_in), b (d_out, r)."""
+
+    a: Tensor
+    b: Tensor
+
+
+def fuse_factors(before: Factors, now: Factors, share: Tensor) -> Factors:
+    """Return rows of A and columns of B mixed with one pair of shares a rank, as KlF does.
+
+    >>> import torch
+    >>> one, three = torch.ones(1, 1), torch.full((1, 1), 3.0)
+    >>> fused = fuse_factors(Factors(one, one), Factors(three, three), torch.tensor([0.5]))
+    >>> (fused.b @ fused.a).item()
+    4.0
+
+    share (r,) is the new task's part of each rank, the old one gets the rest. Fusing factors is
+    not fusing products: the result has cross terms (`fuse_products` has none).
+    """
+    _check_alike(before, now)
+    kept = 1.0 - share
+    a = before.a * kept[:, None] + now.a * share[:, None]  # (r, d_in)
+    return Factors(a, before.b * kept + now.b * share)
+
+
+def fuse_products(before: Factors, now: Factors, share: Tensor) -> Factors:
+    """Return the same fusion of the rank-1 products themselves, of at most the rank of one.
+
+    >>> import torch
+    >>> one, three = torch.ones(1, 1), torch.full((1, 1), 3.0)
+    >>> fused = fuse_products(Factors(one, one), Factors(three, three), torch.tensor([0.5]))
+    >>> round((fused.b @ fused.a).item(), 6)
+    5.0
+
+    sum_i (1 - share_i) b_i a_i + share_i b'_i a'_i is exact in 2 r ranks, and the nearest matrix
+    of rank r is returned.
+    """
+    import torch
+
+    _check_alike(before, now)
+    a = torch.cat([before.a, now.a])  # (2r, d_in)
+    b = torch.cat([before.b * (1.0 - share), now.b * share], dim=1)  # (d_out, 2r)
+    return nearest_of_rank(Factors(a, b), len(before.a))
+
+
+def nearest_of_rank(factors: Factors, rank: int) -> Factors:
+    """Return the best approximation of B A of at most `rank`, without forming the product.
+
+    QR of both factors and an SVD of the small core: (d_out + d_in) R^2 operations for R ranks.
+    """
+    import torch
+
+    left, core_left = torch.linalg.qr(factors.b)  # (d_out, m), (m, R)
+    right, core_right = torch.linalg.qr(factors.a.T)  # (d_in, n), (n, R)
+    u, sigma, v = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    return Factors(v[:rank] @ right.T, (left @ u[:, :rank]) * sigma[:rank])
+
+
+def _check_alike(before: Factors, now: Factors) -> None:
+    if before.a.shape != now.a.shape or before.b.shape != now.b.shape:
+        raise ShapeMismatch(
+            "factors of another shape are not fused rank by rank",
+            expected=f"A {list(before.a.shape)}, B {list(before.b.shape)}",
+            got=f"A {list(now.a.shape)}, B {list(now.b.shape)}",
+        )
