@@ -192,6 +192,8 @@ def _prepare(
             f" {without[0]}; for models given by path add --importance FILE once a task",
         )
     maps = [ImportanceMap.open(expert.importance) for expert in experts if expert.importance]
+    if table is None and any(found.base is not None for found in maps):
+        table = ModelTable(base.infos, base.digests())
     for expert, found in zip(experts, maps, strict=True):
         check_map(found, base, table, f"the importance map of task {expert.name!r}")
     return strategy.prepare(maps, names)

@@ -136,6 +136,15 @@ def test_a_map_that_names_parameters_of_another_model_is_refused(models, tmp_pat
         klf_plan(models, paths)
 
 
+def test_a_map_measured_on_another_base_is_refused_for_paths_too(models, tmp_path):
+    right = Checkpoint.open(models / "base").fingerprint()
+    klf_plan(models, maps(models, tmp_path, base=right))
+    (tmp_path / "wrong").mkdir()
+    wrong = maps(models, tmp_path / "wrong", base="0" * 64)
+    with pytest.raises(WrongBase, match=r"task 'a' was made against another base[\s\S]*000"):
+        klf_plan(models, wrong)
+
+
 def stored(models, tmp_path, base="base"):
     write_add(
         tmp_path / "d.safetensors",
