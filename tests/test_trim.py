@@ -104,3 +104,20 @@ def test_the_values_are_not_modified():
     values = torch.tensor([-1.0, 2.0, -3.0])
     trimmed(values, 1, 2)
     assert values.tolist() == [-1.0, 2.0, -3.0]
+
+
+@pytest.mark.parametrize("shape", ["normal", "half zero", "few values", "stripes", "sorted"])
+@pytest.mark.parametrize("density", [1e-5, 0.01, 0.2, 0.5, 0.9, 1.0])
+def test_a_trim_of_many_entries_is_a_stable_sort_whatever_a_sample_says(shape, density):
+    generator = torch.Generator().manual_seed(7)
+    values = torch.randn(300_000, generator=generator)
+    if shape == "half zero":
+        values[torch.rand(300_000, generator=generator) < 0.5] = 0.0
+    elif shape == "few values":
+        values = values.round()
+    elif shape == "stripes":  # every entry that a stride of 73 samples is tiny
+        values[::73] *= 1e-9
+    elif shape == "sorted":
+        values = values.sort().values
+    count = max(1, round(density * len(values)))
+    assert np.array_equal(trimmed(values, count, 100_000), sorted_reference(values, count))

@@ -34,10 +34,19 @@ class Whole:
 
     def cut(self, expert: int, density: float) -> Cut:
         """Return where a trim of this expert to `density` cuts."""
+        return self._cut(expert, density, wait=True)
+
+    def _cut(self, expert: int, density: float, *, wait: bool) -> Any:
         count = ops.kept_count(self.numel, density)
         return self._once(
-            ("cut", expert, density), lambda: find_cut(lambda: self._blocks(expert), count)
+            ("cut", expert, density), lambda: find_cut(lambda: self._blocks(expert), count), wait
         )
+
+    def cuts(self, experts: int, density: float) -> list[Cut]:
+        """Return the cut of each expert; threads that ask at once share the finding of them."""
+        for expert in range(experts):
+            self._cut(expert, density, wait=False)
+        return [self.cut(expert, density) for expert in range(experts)]
 
     def total(self, key: str, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
         """Return the float64 sum of `values(block, start)` over the expert, remembered by `key`."""
@@ -53,13 +62,18 @@ class Whole:
             start += block.numel()
         return total
 
-    def _once(self, key: Any, find: Callable[[], Any]) -> Any:
+    def _once(self, key: Any, find: Callable[[], Any], wait: bool = True) -> Any:
+        """Return a fact; without `wait`, None while another thread is finding it."""
         with self._lock:
             of_key = self._locks.setdefault(key, threading.Lock())
-        with of_key:
+        if not of_key.acquire(blocking=wait):
+            return None
+        try:
             if key not in self._known:
                 self._known[key] = find()
             return self._known[key]
+        finally:
+            of_key.release()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +133,8 @@ class Stack:
             return self.deltas
         flat = self.deltas.reshape(len(self.deltas), -1)
         trimmed = torch.empty_like(flat)
-        for expert, (delta, out) in enumerate(zip(flat, trimmed, strict=True)):
-            cut = whole.cut(expert, density)
+        cuts = whole.cuts(len(flat), density)
+        for delta, out, cut in zip(flat, trimmed, cuts, strict=True):
             ties = min(len(delta), max(0, cut.last + 1 - start))
             ops.shrink(delta, cut.threshold, ties, out)
         return trimmed.reshape(self.deltas.shape)
