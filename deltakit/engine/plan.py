@@ -21,8 +21,8 @@ from deltakit.strategies import Strategy
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 
-# Bytes of output a second and core, order of magnitude, for the estimate before a merge.
-_RATES = {"nothing": 0.4e9, "tensor": 0.06e9, "model": 0.06e9}
+# Bytes read and written a second and thread, order of magnitude (benchmarks/merge_cost.py).
+_RATES = {"nothing": 0.4e9, "tensor": 0.07e9, "model": 0.05e9}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Rough time estimate in seconds."""
-        return self.bytes_out / (_RATES[self.strategy.looks] * self.threads)
+        moved = self.bytes_in + self.bytes_out
+        return moved / (_RATES[self.strategy.looks] * self.threads)
 
     def output_info(self, name: str) -> TensorInfo:
         return output_info(self.base.infos[name], self.recipe.dtype)

@@ -95,7 +95,7 @@ def check_fraction(name: str, value: float, *, zero: bool = False, one: bool = T
         raise BadValue(
             f"{name} is outside {'[' if zero else '('}0, 1{']' if one else ')'}",
             got=f"{value:g}",
-            remedy="give a fraction, not a percentage" if value > 1 else None,
+            remedy="give a fraction, not a percentage" if value > 1 else "choose one inside",
         )
 
 
