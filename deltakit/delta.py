@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.delta_source import DeltaSource, check_alike, is_merged
-from deltakit.errors import BadFile, DeltakitError, UnknownName, nearest, some
+from deltakit.delta_source import DeltaSource, check_alike, integers_note, is_merged
+from deltakit.errors import BadFile, DeltakitError, UnknownName, nearest
 from deltakit.mask import RandomMask
 from deltakit.provenance import ModelTable, check_kind, parse
 from deltakit.tensors import codec
@@ -123,13 +123,21 @@ class Delta(DeltaSource):
         delta of a model that cannot be merged raises what `check_alike` raises.
         """
         self.base.check_infos(base.infos, f"the delta {self.label}", base.label)
-        if self.role == "add":
+        notes: list[str] = []
+        if self.role == "replace":
+            notes = check_alike(base.infos, self.new.infos, self.label)
+        left = self.integers_left
+        return [*notes, integers_note(self.label, left)] if left else notes
+
+    @property
+    def integers_left(self) -> list[str]:
+        """The integer tensors that the fine-tuned model changed, which no merge applies."""
+        if self.role == "replace":
+            return sorted(n for n, t in self.tensors.items() if not is_merged(t.info))
+        if "integers_left" not in self.recipe:
             return []
-        notes = check_alike(base.infos, self.new.infos, self.label)
-        copied = [n for n, t in self.tensors.items() if not is_merged(t.info)]
-        if copied:
-            notes.append(f"{self.label}: integer tensors are copied from the base: {some(copied)}")
-        return notes
+        names: list[str] = parse(self.recipe, "integers_left", list[str])
+        return names
 
     def changes(self, name: str) -> bool:
         return name in self.tensors

@@ -74,7 +74,9 @@ class ModelDelta(DeltaSource):
         self._scratch = threading.local()
 
     def check_base(self, base: TensorSource) -> list[str]:
-        return check_alike(base.infos, self.tuned.infos, self.label)
+        notes = check_alike(base.infos, self.tuned.infos, self.label)
+        differ = differing_integers(base, self.tuned)
+        return [*notes, integers_note(self.label, differ)] if differ else notes
 
     def changes(self, name: str) -> bool:
         return True
@@ -90,6 +92,16 @@ class ModelDelta(DeltaSource):
 
     def check_unchanged(self) -> None:
         self.tuned.check_unchanged()
+
+
+def differing_integers(base: TensorSource, tuned: TensorSource) -> list[str]:
+    """Return the tensors that are not merged and differ all the same; reads only such tensors."""
+    others = [name for name, info in base.infos.items() if not is_merged(info) and info.numel]
+    return [name for name in sorted(others) if base.digest(name) != tuned.digest(name)]
+
+
+def integers_note(label: str, names: list[str]) -> str:
+    return f"{label}: integer tensors differ, and are the base's in what is merged: {some(names)}"
 
 
 def check_alike(

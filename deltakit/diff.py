@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltakit.delta_source import check_alike, is_merged
+from deltakit.delta_source import check_alike, differing_integers, is_merged
 from deltakit.difference import BLOCK, AddDifference, Difference, ReplaceDifference
 from deltakit.errors import AlreadyThere, BadValue, some
 from deltakit.mask import Mask
@@ -36,7 +36,8 @@ def write_add(
     """Write the mergeable delta `tuned - base`, masked if a mask is given.
 
     Values are stored in `dtype` (a safetensors name), by default each parameter's own; whether
-    that was exact is recorded. Integer tensors are not part of a delta. Raises NamesDiffer,
+    that was exact is recorded, and so are integer tensors that differ: they are not part of a
+    mergeable delta. Raises NamesDiffer,
     ShapeMismatch, DtypeMismatch for models that do not fit, NonFinite naming the tensor; nothing
     is left behind by a failure.
     """
@@ -47,6 +48,9 @@ def write_add(
     if mask is not None:
         mask.check_fits(difference.infos())
     recipe = {"mask": "none"} if mask is None else mask.describe()
+    left = differing_integers(base, tuned)
+    if left:
+        recipe["integers_left"] = render(left)
     table = _table(base, base_table)
     metadata = {
         "role": "add",

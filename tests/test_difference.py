@@ -90,7 +90,9 @@ def test_a_wider_float_in_the_tuned_model_is_compared_in_float32(tmp_path: Path)
 def test_integers_are_no_part_of_an_additive_delta(tmp_path: Path):
     base = {"w": torch.zeros(3), "ids": torch.arange(3), "flag": torch.tensor([True])}
     tuned = {"w": torch.ones(3), "ids": torch.arange(3) + 1, "flag": torch.tensor([False])}
-    assert list(add(tmp_path / "d", base, tuned)) == ["w"]
+    delta = add(tmp_path / "d", base, tuned)
+    assert list(delta) == ["w"]
+    assert delta.integers_left == ["flag", "ids"]  # told, because no merge will apply them
 
 
 def masks(path: Path, base: Tensors, tuned: Tensors) -> dict[str, Mask]:

@@ -83,6 +83,9 @@ def command(
         left_out = record.provenance.get("left_out")
         if left_out:
             note(f"note: files of the folder that are not kept: {left_out}")
+        integers = record.provenance.get("integers_left")
+        if integers:
+            note(f"note: integer tensors differ, and no merge will apply them: {integers}")
 
     emit({**task_data(record), "seconds": took}, render, as_json)
 

@@ -62,6 +62,17 @@ def test_an_integer_where_the_base_has_a_float_is_refused(models, tmp_path):
     refused(models, tmp_path, tensors, DtypeMismatch, match)
 
 
+def test_integer_tensors_that_differ_are_told_and_copied_from_the_base(models, tmp_path):
+    tensors = weights(models / "a")
+    write_model(tmp_path / "x", {**tensors, "position_ids": tensors["position_ids"] + 1})
+    recipe = Recipe(base="base", tasks=[Task("x", "x")], strategy="average")
+    made = make_plan(
+        recipe, Checkpoint.open(models / "base"), [Expert("x", _model(tmp_path / "x"))]
+    )
+    assert any("are the base's in what is merged: position_ids" in note for note in made.notes)
+    assert plan(models, "average").notes == []
+
+
 def test_an_unknown_strategy_is_refused_with_the_nearest(models):
     with pytest.raises(UnknownName, match="did you mean 'ties'"):
         plan(models, "tise")
