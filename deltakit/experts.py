@@ -12,6 +12,7 @@ from deltakit.delta_source import DeltaSource, ModelDelta
 from deltakit.engine import Expert
 from deltakit.errors import BadValue, NotFound, UnknownName, WrongBase, nearest
 from deltakit.provenance import ModelTable
+from deltakit.recipe import Recipe
 from deltakit.store import Store
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.reader import SafetensorsFile
@@ -63,6 +64,19 @@ def resolve(
         for place, found_map in zip(found, maps, strict=True)
     ]
     return Resolved(model, table, experts, [str(place.path) for place in found])
+
+
+def reopen(recipe: Recipe) -> Resolved:
+    """Open what a recipe names, its paths as they stand."""
+    experts = [
+        Expert(
+            task.name,
+            _source(Path(task.path)),
+            None if task.importance is None else Path(task.importance),
+        )
+        for task in recipe.tasks
+    ]
+    return Resolved(Checkpoint.open(recipe.base), None, experts, [t.path for t in recipe.tasks])
 
 
 @dataclass(frozen=True)

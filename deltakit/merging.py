@@ -8,9 +8,10 @@ from typing import Any
 
 from deltakit.engine import Limits, Plan, Report, execute, make_plan
 from deltakit.errors import BadValue
-from deltakit.experts import Resolved, resolve
+from deltakit.experts import Resolved, reopen, resolve
 from deltakit.recipe import DEFAULT_SHARD_SIZE, Recipe, Task
 from deltakit.store import Store
+from deltakit.strategies import find
 from deltakit.tensors.dtypes import parse_dtype
 
 
@@ -37,6 +38,10 @@ def plan_merge(
         raise BadValue(
             "a weight goes with each task", expected=f"{len(tasks)} weights", got=f"{len(weights)}"
         )
+    if importance and not find(strategy).needs_importance:
+        raise BadValue(
+            f"{strategy} uses no importance maps", remedy="leave them out, or merge with klf"
+        )
     found = resolve(tasks, base, store, importance)
     recipe = Recipe(
         base=str(found.base.path),
@@ -53,9 +58,7 @@ def plan_merge(
 
 def plan_recipe(recipe: Recipe, limits: Limits | None = None) -> Plan:
     """Return the checked plan of a recipe read from a file; its paths are opened as they stand."""
-    names = [f"{task.name}={Path(task.path).absolute()}" for task in recipe.tasks]
-    maps = [task.importance for task in recipe.tasks if task.importance is not None]
-    found = resolve(names, str(Path(recipe.base).absolute()), importance=maps)
+    found = reopen(recipe)
     return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
 
 

@@ -102,7 +102,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                     remedy="upgrade deltakit",
                 )
             return msgspec.json.decode(raw, type=cls)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise BadFile(f"not a recipe: {error}") from None
 
     @classmethod

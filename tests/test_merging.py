@@ -1,9 +1,12 @@
 """merge, in one call, from paths and from a store."""
 
+import shutil
+
 import pytest
 import torch
 
 import deltakit
+from deltakit.engine import execute
 from deltakit.errors import BadValue
 from deltakit.importance import ImportanceMap
 from deltakit.merging import merge, plan_recipe
@@ -50,10 +53,7 @@ def test_the_recipe_of_an_output_makes_the_same_bytes_again(models, tmp_path, mo
     merge(paths(models), "dare", tmp_path / "out", **options)
     recipe = Recipe.read(tmp_path / "out" / "deltakit_recipe.json")
     monkeypatch.chdir(tmp_path)
-    deltakit_plan = plan_recipe(recipe)
-    from deltakit.engine import execute
-
-    execute(deltakit_plan, tmp_path / "again")
+    execute(plan_recipe(recipe), tmp_path / "again")
     names = ("model.safetensors", "deltakit_recipe.json", "README.md", "config.json")
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
@@ -91,3 +91,23 @@ def test_open_knows_what_a_file_is(models, tmp_path):
     assert [type(found).__name__ for found in opened] == ["Checkpoint", "Checkpoint", "Delta"]
     assert isinstance(deltakit.open(tmp_path / "i.safetensors"), ImportanceMap)
     assert deltakit.open(tmp_path / "m.safetensors") == deltakit.Mask.random(0.1, 0, "a")
+
+
+def test_a_recipe_replays_whatever_its_folders_are_called_and_whoever_has_maps(models, tmp_path):
+    shutil.copytree(models / "a", tmp_path / "lr=1e-5")
+    store = Store.init(tmp_path)
+    store.add_base("tiny", models / "base")
+    names = [n for n, t in weights(models / "base").items() if t.is_floating_point()]
+    scores = ImportanceMap({name: torch.tensor(1.0) for name in names}, task="b")
+    store.add("b", "tiny", models / "b", importance=scores)
+    merge(["b", str(tmp_path / "lr=1e-5")], "ties", tmp_path / "out", store=store)
+    recipe = Recipe.read(tmp_path / "out" / "deltakit_recipe.json")
+    execute(plan_recipe(recipe), tmp_path / "again")
+    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("out", "again"))
+    assert first == second
+
+
+def test_maps_given_to_a_strategy_without_use_for_them_are_refused(models, tmp_path):
+    options = {"base": str(models / "base"), "importance": ["x", "y", "z"]}
+    with pytest.raises(BadValue, match="ties uses no importance maps"):
+        merge(paths(models), "ties", tmp_path / "out", **options)

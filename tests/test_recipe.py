@@ -30,6 +30,8 @@ def test_a_checked_recipe_spells_out_defaults():
         (b'{"format": 99}', "newer deltakit"),
         (b'{"format": "x"}', "not a recipe"),
         (b"\xff", "not a recipe"),
+        (b'{"base": "\xff"}', "not a recipe"),
+        (b'{"settings": ' + b"[" * 100_000, "not a recipe"),
     ],
 )
 def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
@@ -49,6 +51,11 @@ def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
         ({"tasks": [Task("a", "x", weight=0.0)]}, "weight"),
         ({"tasks": [Task("a", "x", weight=float("nan"))]}, "not a finite number"),
         ({"scale": float("inf")}, "not a finite number"),
+        ({"strategy": "klf", "settings": {"tau": float("inf")}}, "tau is not a finite number"),
+        (
+            {"strategy": "average", "tasks": [Task("a", "x", 0.3), Task("b", "x", -0.1 - 0.2)]},
+            "sum",
+        ),
         ({"strategy": "average", "tasks": [Task("a", "x", 1.0), Task("b", "x", -1.0)]}, "sum to 0"),
     ],
 )

@@ -1,8 +1,9 @@
 """From a recipe to a merged model folder: plan, execute, report."""
 
+from deltakit.engine.checks import Expert
 from deltakit.engine.executor import execute
 from deltakit.engine.limits import Limits
-from deltakit.engine.plan import Expert, Plan, make_plan
+from deltakit.engine.plan import Plan, make_plan
 from deltakit.engine.report import Report
 
 __all__ = ["Expert", "Limits", "Plan", "Report", "execute", "make_plan"]

@@ -50,6 +50,7 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
 
 def _input_paths(plan: Plan) -> list[Path]:
     paths = [plan.base.path]
+    paths += [expert.importance for expert in plan.experts if expert.importance is not None]
     for expert in plan.experts:
         source = expert.source
         if isinstance(source, Delta):

@@ -10,6 +10,7 @@ from deltakit.errors import BadValue
 DEFAULT_BLOCK = 1 << 18  # entries
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
+LOOK_BYTES = 24  # for each entry held while a cut is found: patterns, a copy, places
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,12 @@ class Limits:
     block: int | None = None
     memory: int | None = None
 
-    def settle(self, experts: int) -> tuple[int, int]:
-        """Return threads and block size for a merge of so many experts, or raise BadValue."""
+    def settle(self, experts: int, largest: int, looked: int = 0) -> tuple[int, int]:
+        """Return threads and block size for a merge of so many experts, or raise BadValue.
+
+        `largest` is the number of entries of the largest tensor, `looked` the bytes a thread holds
+        while it looks at a whole tensor.
+        """
         if self.threads is not None and self.threads < 1:
             raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
         if self.block is not None and self.block < 1:
@@ -32,18 +37,20 @@ class Limits:
         threads = self.threads or min(MOST_DEFAULT_THREADS, len(os.sched_getaffinity(0)))
         block = self.block or DEFAULT_BLOCK
         if self.memory is not None:
-            block = min(block, self._fitting(self.memory, threads, experts))
+            block = min(block, self._fitting(self.memory, threads, experts, looked))
+        block = min(block, max(DEFAULT_BLOCK, largest))
         # A multiple of 8 entries is whole bytes for every dtype, bits included.
         return threads, max(8, block // 8 * 8)
 
     @staticmethod
-    def _fitting(memory: int, threads: int, experts: int) -> int:
+    def _fitting(memory: int, threads: int, experts: int, looked: int) -> int:
         """Return the largest block whose scratch stays within `memory` bytes."""
-        block = memory // (threads * entry_bytes(experts))
+        block = (memory // threads - looked) // entry_bytes(experts)
         if block < SMALLEST_BLOCK:
+            least = threads * (entry_bytes(experts) * SMALLEST_BLOCK + looked)
             raise BadValue(
                 f"{memory} bytes of memory are too few for {threads} threads",
-                expected=f"at least {threads * entry_bytes(experts) * SMALLEST_BLOCK} bytes",
+                expected=f"at least {least} bytes",
                 remedy="give more --memory or fewer --threads",
             )
         return block

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from deltakit.delta import Delta
-from deltakit.delta_source import DeltaSource, is_merged, merged_names
-from deltakit.engine.limits import Limits, entry_bytes
+from deltakit.delta_source import is_merged, merged_names
+from deltakit.engine.checks import (
+    Expert,
+    check_bases,
+    check_draws,
+    check_expert,
+    check_map,
+    check_one_precision,
+    named_bases,
+    notes_on_maps,
+    open_maps,
+)
+from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
 from deltakit.engine.shards import Shard, make_shards
-from deltakit.errors import BadValue, DeltakitError, WrongBase, some
-from deltakit.importance import ImportanceMap
+from deltakit.errors import BadValue, some
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Recipe
 from deltakit.strategies import Strategy
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
+from deltakit.trim import MOST_HELD
 
 # Bytes read and written a second and thread, order of magnitude (benchmarks/merge_cost.py).
 _RATES = {"nothing": 0.4e9, "tensor": 0.07e9, "model": 0.05e9}
-
-
-@dataclass(frozen=True)
-class Expert:
-    """One task of a merge: its delta and, where there is one, its importance map's file."""
-
-    name: str
-    source: DeltaSource
-    importance: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Plan:
     notes: Sequence[str]
     threads: int
     block: int  # entries
+    looked: int  # bytes a thread holds while it looks at a whole tensor
 
     @property
     def bytes_out(self) -> int:
@@ -71,8 +70,8 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """Upper estimate of the scratch memory in bytes: threads x block x what a block needs."""
-        return self.threads * self.block * entry_bytes(len(self.experts))
+        """Upper estimate of the scratch memory in bytes: what each thread's block and look need."""
+        return self.threads * (self.block * entry_bytes(len(self.experts)) + self.looked)
 
     @property
     def seconds(self) -> float:
@@ -107,8 +106,13 @@ def make_plan(
     strategy = recipe.make_strategy()
     notes: list[str] = []
     for expert in experts:
-        notes += _check_expert(expert, base)
-    table = _check_fingerprints(experts, base, base_table)
+        notes += check_expert(expert, base)
+        check_draws(strategy, recipe, expert)
+    maps = open_maps(strategy, experts)
+    if base_table is None and named_bases(recipe, experts, maps):
+        base_table = ModelTable(base.infos, base.digests())
+    if base_table is not None:
+        recipe = check_bases(recipe, experts, base, base_table)
     names = merged_names(base.infos)
     merged = [name for name in names if any(e.source.changes(name) for e in experts)]
     if not merged:
@@ -117,106 +121,16 @@ def make_plan(
             where=some([expert.name for expert in experts]),
             remedy="check that the tasks are fine-tunes of this base",
         )
-    _check_one_precision(strategy, base, merged)
-    facts = _prepare(strategy, experts, base, table, names)
-    if table is not None:
-        recipe = _with_fingerprint(recipe, table)
-    threads, block = (limits or Limits()).settle(len(experts))
+    check_one_precision(strategy, base, merged)
+    for expert, found in zip(experts, maps, strict=False):
+        check_map(found, base, base_table, f"the importance map of task {expert.name!r}")
+    notes += notes_on_maps(experts, maps)
+    facts = strategy.prepare(maps, names) if maps else {}
+    largest = max(base.infos[name].numel for name in merged)
+    looked = 0 if strategy.looks == "nothing" else min(largest, MOST_HELD) * LOOK_BYTES
+    threads, block = (limits or Limits()).settle(len(experts), largest, looked)
     infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
     shards = make_shards(infos, recipe.max_shard_size)
-    return Plan(recipe, base, experts, strategy, shards, merged, facts, notes, threads, block)
-
-
-def _check_one_precision(strategy: Strategy, base: Checkpoint, merged: Sequence[str]) -> None:
-    """Refuse to rank float32 and float64 magnitudes together."""
-    wide = [name for name in merged if base.infos[name].dtype == "F64"]
-    if strategy.looks == "model" and 0 < len(wide) < len(merged):
-        raise BadValue(
-            "a trim over the whole model needs parameters of one precision",
-            where=base.label,
-            got=f"float64 in {some(wide)}, and others that are not",
-            remedy='trim each tensor on its own: --set scope="tensor"',
-        )
-
-
-def _check_expert(expert: Expert, base: Checkpoint) -> list[str]:
-    try:
-        notes = expert.source.check_base(base)
-    except DeltakitError as error:
-        raise error.at(f"task {expert.name!r}") from None
-    source = expert.source
-    if isinstance(source, Delta) and source.recipe.get("mask", "none") != "none":
-        notes.append(
-            f"{expert.name}: stored masked ({source.recipe['mask']}), density {source.density:.3g}"
-        )
-    return notes
-
-
-def _check_fingerprints(
-    experts: Sequence[Expert], base: Checkpoint, table: ModelTable | None
-) -> ModelTable | None:
-    """Compare every stored delta's base with this one, tensor by tensor."""
-    for expert in experts:
-        if isinstance(expert.source, Delta):
-            table = table or ModelTable(base.infos, base.digests())
-            artifact = f"the delta of task {expert.name!r}"
-            expert.source.base.check_same(table, artifact, base.label)
-    return table
-
-
-def _with_fingerprint(recipe: Recipe, table: ModelTable) -> Recipe:
-    if recipe.base_fingerprint not in (None, table.fingerprint):
-        raise WrongBase(
-            "the recipe was made with another base",
-            where=recipe.base,
-            expected=f"fingerprint {recipe.base_fingerprint}",
-            got=f"fingerprint {table.fingerprint}",
-            remedy="give that base, or take base_fingerprint out of the recipe",
-        )
-    return msgspec.structs.replace(recipe, base_fingerprint=table.fingerprint)
-
-
-def _prepare(
-    strategy: Strategy,
-    experts: Sequence[Expert],
-    base: Checkpoint,
-    table: ModelTable | None,
-    names: list[str],
-) -> Mapping[str, Any]:
-    if not strategy.needs_importance:
-        return {}
-    without = [expert.name for expert in experts if expert.importance is None]
-    if without:
-        raise BadValue(
-            f"the strategy needs an importance map of every task; none for {some(without)}",
-            remedy="capture one in training (KlfImportance), or: deltakit importance"
-            f" {without[0]}; for models given by path add --importance FILE once a task",
-        )
-    maps = [ImportanceMap.open(expert.importance) for expert in experts if expert.importance]
-    if table is None and any(found.base is not None for found in maps):
-        table = ModelTable(base.infos, base.digests())
-    for expert, found in zip(experts, maps, strict=True):
-        check_map(found, base, table, f"the importance map of task {expert.name!r}")
-    return strategy.prepare(maps, names)
-
-
-def check_map(
-    found: ImportanceMap, base: Checkpoint, table: ModelTable | None, artifact: str
-) -> None:
-    """Raise WrongBase for an importance map of another base, naming what differs."""
-    strange = [name for name in found if name not in base.infos]
-    if strange:
-        raise WrongBase(
-            f"{artifact} names parameters the base does not have",
-            where=base.label,
-            got=some(strange),
-            remedy="capture importance on a fine-tune of this base",
-        )
-    if found.base is not None and table is not None and found.base != table.fingerprint:
-        raise WrongBase(
-            f"{artifact} was made against another base",
-            where=base.label,
-            expected=f"fingerprint {found.base}",
-            got=f"fingerprint {table.fingerprint}",
-            remedy="give the base it was made against",
-        )
+    return Plan(
+        recipe, base, experts, strategy, shards, merged, facts, notes, threads, block, looked
+    )

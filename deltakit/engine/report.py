@@ -38,11 +38,10 @@ class Tally:
         self._experts = [0.0] * experts
         self._changed: set[str] = set()
 
-    def add(self, name: str, deltas: Tensor, merged: Tensor) -> None:
-        """Count one block: deltas (k, n), merged (n,)."""
+    def add(self, name: str, deltas: Tensor, merged: Tensor, changed: bool) -> None:
+        """Count one block: deltas (k, n), merged (n,), and whether its bytes are not the base's."""
         square = float(merged.dot(merged))
         squares = [float(delta.dot(delta)) for delta in deltas]
-        changed = square > 0.0 or bool(merged.any())  # tiny values have squares of 0
         with self._lock:
             self._merged += square
             self._experts = [a + b for a, b in zip(self._experts, squares, strict=True)]
@@ -53,9 +52,10 @@ class Tally:
         """Return the report; raises BadValue when the result is the base itself."""
         if not self._changed:
             raise BadValue(
-                "nothing was applied: the merged delta is zero everywhere",
+                "nothing was applied: the merged model is the base",
                 where=", ".join(expert.name for expert in plan.experts),
-                remedy="check that the tasks are fine-tunes of this base, and the weights",
+                remedy="check that the tasks are fine-tunes of this base, the weights and the"
+                " scale: what is smaller than the dtype's rounding vanishes in it",
             )
         norms = [math.sqrt(square) for square in self._experts]
         names = [expert.name for expert in plan.experts]

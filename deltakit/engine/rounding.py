@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The first magnitude that rounds past the largest value: half a step above it.
+_OVERFLOWS = {"F8_E4M3": 464.0, "F8_E5M2": 61440.0}
+
+
 def add_and_round(base: Tensor, merged: Tensor, dtype: str) -> Tensor:
     """Return base + merged rounded once to `dtype`: flat float32 or float64 in, (n,) out.
 
@@ -39,10 +43,26 @@ def cast(flat: Tensor, dtype: str) -> Tensor:
     import torch
 
     kind = torch_dtype(dtype)
-    if dtype.startswith("F8"):  # torch rounds what overflows these to their largest value
-        flat = flat.float()
-        flat = flat.masked_fill(flat.abs() > torch.finfo(kind).max, math.nan)
+    if dtype in _OVERFLOWS:  # torch would round what overflows these to their largest value
+        flat, most = flat.float(), torch.finfo(kind).max
+        flat = flat.clamp(-most, most).masked_fill_(flat.abs() >= _OVERFLOWS[dtype], math.nan)
     return flat.to(kind)
+
+
+def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: Recipe) -> None:
+    """Raise NonFinite when a tensor that no task changes does not fit the output's dtype."""
+    bad = ~result.float().isfinite()
+    if not bool(bad.any()):
+        return
+    entry = int(bad.nonzero()[0])
+    finite = bool(base[entry].float().isfinite())
+    raise NonFinite(
+        f"the base's value overflows {result.dtype}"
+        if finite
+        else "the base holds NaN or infinity",
+        where=f"{name!r}, flat index {start + entry}, {recipe.base}",
+        remedy="write a wider --dtype" if finite else "repair it, or pass --allow-nonfinite",
+    )
 
 
 def refuse_nonfinite(result: Tensor, stack: Stack, merged: Tensor, recipe: Recipe) -> None:

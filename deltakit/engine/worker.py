@@ -10,7 +10,7 @@ from deltakit.engine.blocks import Buffers, StackReader
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Tally
-from deltakit.engine.rounding import add_and_round, cast, refuse_nonfinite
+from deltakit.engine.rounding import add_and_round, cast, refuse_copied, refuse_nonfinite
 from deltakit.engine.units import Unit
 from deltakit.tensors.dtypes import DTYPES
 
@@ -56,15 +56,26 @@ class Worker:
         result = add_and_round(stack.base, merged, info.dtype)
         if not self._allow_nonfinite:
             refuse_nonfinite(result, stack, merged, self._plan.recipe)
-        self._tally.add(unit.name, stack.deltas, merged)
-        return _bytes(result)
+        data = _bytes(result)
+        self._tally.add(unit.name, stack.deltas, merged, self._changed(unit, data, merged, buffers))
+        return data
+
+    def _changed(self, unit: Unit, data: memoryview, merged: Tensor, buffers: Buffers) -> bool:
+        """Tell whether a block differs from the base's, whose bytes are still in the buffer."""
+        same_dtype = self._plan.output_info(unit.name) == self._plan.base.infos[unit.name]
+        if same_dtype:
+            return data != memoryview(buffers.raw.numpy())[: len(data)]
+        return bool(merged.any())
 
     def _copy(self, unit: Unit, buffers: Buffers) -> memoryview:
         info = self._plan.base.infos[unit.name]
         out = self._plan.output_info(unit.name)
         if out.dtype != info.dtype:
             block = self._plan.base.block(unit.name, unit.start, unit.stop, buffers.raw)
-            return _bytes(cast(block, out.dtype))
+            result = cast(block, out.dtype)
+            if not self._allow_nonfinite:
+                refuse_copied(result, block, unit.name, unit.start, self._plan.recipe)
+            return _bytes(result)
         bits = DTYPES[info.dtype][0]  # below 8 for dtypes that torch cannot hold
         first, last = unit.start * bits // 8, unit.stop * bits // 8
         data = memoryview(buffers.raw.numpy())[: last - first]

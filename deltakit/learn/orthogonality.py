@@ -28,7 +28,11 @@ def orthogonality(model: torch.nn.Module, weight: float = 0.1) -> Tensor:
     """
     norms: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and ".lora_" in f".{name}" and name.endswith("weight"):
+        if not parameter.requires_grad or not {"lora_A", "lora_B"} & set(name.split(".")):
+            continue
+        if name.endswith("weight"):
+            if parameter.ndim != 2:
+                raise BadValue("a LoRA of a convolution has no such regulariser", where=name)
             rows = parameter if "lora_A" in name else parameter.T  # (r, n)
             norms.append(torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows)).to(rows)))
     if not norms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class Strategy(ABC):
             value = _converted(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         self.check()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BadValue(f"{field.name} is not a finite number", got=f"{value}")
 
     def check(self) -> None:
         """Raise BadValue for a setting whose value the formula has no meaning for."""
@@ -54,6 +59,11 @@ class Strategy(ABC):
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         """What is read before a block can be merged: a whole tensor or the whole model."""
         return "nothing"
+
+    @property
+    def rescales_draws(self) -> bool:
+        """Whether kept entries are multiplied up for those a random mask drops."""
+        return False
 
     def check_weights(self, weights: Sequence[float]) -> None:
         """Raise BadValue for weights the formula has no meaning for."""

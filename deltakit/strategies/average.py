@@ -37,7 +37,7 @@ class Average(Strategy):
         return "mean"
 
     def check_weights(self, weights: Sequence[float]) -> None:
-        if math.fsum(weights) == 0.0:
+        if abs(math.fsum(weights)) <= 1e-9 * math.fsum(map(abs, weights)):
             raise BadValue("the weights of an average sum to 0")
 
     def merge(self, stack: Stack) -> Tensor:

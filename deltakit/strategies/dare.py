@@ -37,6 +37,10 @@ class Dare(Strategy):
         check_fraction("p", self.p, zero=True, one=False)
 
     @property
+    def rescales_draws(self) -> bool:
+        return self.rescale != "none"
+
+    @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor" if self.rescale == "l1" else "nothing"
 

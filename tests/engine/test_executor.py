@@ -201,6 +201,20 @@ def test_an_overflow_of_a_dtype_without_infinity_is_refused_too(tmp_path):
         merged(tmp_path, "task_arithmetic", tasks=["a", "b"])
 
 
+def test_an_fp8_value_that_rounds_down_to_the_largest_is_no_overflow(tmp_path):
+    write_model(tmp_path / "base", {"w": torch.tensor([440.0])})
+    write_model(tmp_path / "a", {"w": torch.tensor([450.0])})
+    out = weights(merged(tmp_path, "average", tasks=["a"], dtype="F8_E4M3"))
+    assert out["w"].float().tolist() == [448.0]
+
+
+def test_a_change_that_rounding_swallows_is_nothing_applied(tmp_path):
+    write_model(tmp_path / "base", {"w": torch.ones(4).bfloat16()})
+    write_model(tmp_path / "a", {"w": torch.full((4,), 1.5).bfloat16()})
+    with pytest.raises(BadValue, match=r"nothing was applied[\s\S]*rounding"):
+        merged(tmp_path, "average", tasks=["a"], scale=1e-4)
+
+
 def test_tasks_that_change_nothing_are_an_error(tmp_path):
     write_model(tmp_path / "base", some_tensors())
     write_model(tmp_path / "a", some_tensors())

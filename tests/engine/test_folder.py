@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
-from deltakit.engine import Limits, execute
+from deltakit.engine import Expert, Limits, execute
 from deltakit.errors import AlreadyThere, BadValue
 from deltakit.recipe import Recipe
 from tests.engine.merging import merged, plan, write_models
@@ -140,3 +141,14 @@ def test_a_failure_at_any_call_leaves_nothing_where_nothing_was(models, tmp_path
         except OSError:
             # The rename is the commit: what fails after it (making the name durable) finds it done.
             assert not out.exists() or listing(out) == listing(tmp_path / "whole")
+
+
+def test_an_importance_map_in_the_output_folder_is_never_replaced(models, tmp_path):
+    made = plan(models, "average")
+    execute(made, tmp_path / "out")
+    inside = tmp_path / "out" / "map.safetensors"
+    inside.write_text("")
+    experts = [Expert(e.name, e.source, inside) for e in made.experts]
+    with pytest.raises(BadValue, match="would replace an input"):
+        execute(replace(made, experts=experts), tmp_path / "out", overwrite=True)
+    assert inside.exists()

@@ -10,11 +10,13 @@ from deltakit.errors import (
     BadValue,
     DtypeMismatch,
     NamesDiffer,
+    NonFinite,
     ShapeMismatch,
     UnknownName,
     WrongBase,
 )
 from deltakit.importance import ImportanceMap
+from deltakit.mask import Mask
 from deltakit.recipe import Recipe, Task
 from deltakit.tensors.checkpoint import Checkpoint
 from tests.engine.merging import TASKS, plan, weights, write_models
@@ -231,3 +233,70 @@ def test_a_global_trim_over_two_precisions_is_refused(tmp_path):
     write_models(tmp_path, tensors=base)
     with pytest.raises(BadValue, match=r"one precision[\s\S]*float64 in w"):
         plan(tmp_path, "ties", settings={"scope": "global"})
+
+
+def test_a_recipe_of_another_base_is_refused_for_models_too(models):
+    made = plan(models, "average", base_fingerprint=Checkpoint.open(models / "base").fingerprint())
+    assert made.recipe.base_fingerprint
+    with pytest.raises(WrongBase, match="the recipe was made with another base"):
+        plan(models, "average", base_fingerprint="0" * 64)
+
+
+def test_a_klf_recipe_keeps_the_base_its_maps_were_measured_on(models, tmp_path):
+    right = Checkpoint.open(models / "base").fingerprint()
+    made = klf_plan(models, maps(models, tmp_path, base=right))
+    assert made.recipe.base_fingerprint == right
+
+
+def masked_plan(models, tmp_path, strategy, seed=0, **settings):
+    write_add(
+        tmp_path / "m.safetensors",
+        Checkpoint.open(models / "base"),
+        Checkpoint.open(models / "a"),
+        task="a",
+        mask=Mask.random(0.5, 0, "a"),
+    )
+    recipe = Recipe(
+        base="base", tasks=[Task("a", "m")], strategy=strategy, seed=seed, settings=settings
+    )
+    expert = Expert("a", Delta.open(tmp_path / "m.safetensors"))
+    return make_plan(recipe, Checkpoint.open(models / "base"), [expert])
+
+
+def test_rescaling_by_the_mask_a_delta_was_thinned_with_is_refused(models, tmp_path):
+    with pytest.raises(BadValue, match=r"thinned by the mask[\s\S]*another --seed"):
+        masked_plan(models, tmp_path, "dare", p=0.2)
+
+
+@pytest.mark.parametrize(("strategy", "seed"), [("sotu", 0), ("dare", 1), ("average", 0)])
+def test_a_masked_delta_merges_where_its_mask_does_no_harm(models, tmp_path, strategy, seed):
+    made = masked_plan(models, tmp_path, strategy, seed)
+    assert any("stored masked (random)" in note for note in made.notes)
+
+
+def test_a_tensor_no_task_changes_must_fit_the_output_dtype(tmp_path):
+    base = {"w": torch.tensor([1e6]), "v": torch.ones(2)}
+    write_model(tmp_path / "base", base)
+    write_model(tmp_path / "a", {**base, "v": torch.tensor([2.0, 1.0])})
+    made = delta_plan(tmp_path, stored(tmp_path, tmp_path), dtype="F16")
+    with pytest.raises(NonFinite, match=r"base's value overflows torch.float16[\s\S]*'w'"):
+        execute(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_look_holds_counts_as_memory(models):
+    looking, blind = plan(models, "ties", Limits(1)), plan(models, "average", Limits(1))
+    assert looking.memory > blind.memory
+
+
+def test_no_block_is_larger_than_it_can_be_of_use(models):
+    assert plan(models, "average", Limits(1, 1 << 44)).block <= 1 << 18
+
+
+def test_maps_of_other_tasks_and_of_two_scores_are_told(models, tmp_path):
+    paths = maps(models, tmp_path)
+    swapped = [paths[1], paths[0], paths[2]]
+    assert "measured for 'b'" in klf_plan(models, swapped).notes[0]
+    found = ImportanceMap.open(paths[0])
+    ImportanceMap(found, task="a", score="fisher").save(paths[0], replace=True)
+    assert any("different scores" in note for note in klf_plan(models, paths).notes)

@@ -83,3 +83,16 @@ def test_orthogonality_of_an_adapter_has_gradients_for_a_and_b():
 def test_orthogonality_without_a_lora_is_refused():
     with pytest.raises(BadValue, match="no LoRA that is trained"):
         orthogonality(Net())
+
+
+def test_only_a_and_b_count_for_orthogonality():
+    torch.manual_seed(0)
+    config = LoraConfig(r=3, target_modules=["q"], init_lora_weights=False, use_dora=True)
+    model = get_peft_model(Net(), config)
+    norms = []
+    for name, p in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            rows = p if "lora_A" in name else p.T
+            norms.append((rows @ rows.T - torch.eye(3)).norm())
+    assert len(norms) == 2
+    torch.testing.assert_close(orthogonality(model), 0.1 * sum(norms) / 2)

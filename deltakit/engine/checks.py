@@ -1,0 +1,147 @@
+"""What a merge is refused for, before the first byte is written, and what is noted instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from deltakit.delta import Delta
+from deltakit.delta_source import DeltaSource
+from deltakit.errors import BadValue, DeltakitError, WrongBase, some
+from deltakit.importance import ImportanceMap
+from deltakit.provenance import ModelTable
+from deltakit.recipe import Recipe
+from deltakit.strategies import Strategy
+from deltakit.tensors.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One task of a merge: its delta and, where there is one, its importance map's file."""
+
+    name: str
+    source: DeltaSource
+    importance: Path | None = None
+
+
+def check_one_precision(strategy: Strategy, base: Checkpoint, merged: Sequence[str]) -> None:
+    """Refuse to rank float32 and float64 magnitudes together."""
+    wide = [name for name in merged if base.infos[name].dtype == "F64"]
+    if strategy.looks == "model" and 0 < len(wide) < len(merged):
+        raise BadValue(
+            "a trim over the whole model needs parameters of one precision",
+            where=base.label,
+            got=f"float64 in {some(wide)}, and others that are not",
+            remedy='trim each tensor on its own: --set scope="tensor"',
+        )
+
+
+def check_expert(expert: Expert, base: Checkpoint) -> list[str]:
+    try:
+        notes = expert.source.check_base(base)
+    except DeltakitError as error:
+        raise error.at(f"task {expert.name!r}") from None
+    source = expert.source
+    if isinstance(source, Delta) and source.recipe.get("mask", "none") != "none":
+        notes.append(
+            f"{expert.name}: stored masked ({source.recipe['mask']}), density {source.density:.3g}"
+        )
+    return notes
+
+
+def check_draws(strategy: Strategy, recipe: Recipe, expert: Expert) -> None:
+    """Refuse to rescale by a random mask that a stored delta was thinned with already.
+
+    Masks of one seed and task nest: the second would drop nothing, and the rescale would be wrong.
+    """
+    source = expert.source
+    if not strategy.rescales_draws or not isinstance(source, Delta):
+        return
+    made = source.recipe
+    drawn = (made.get("mask"), made.get("task"), made.get("seed"))
+    if drawn == ("random", expert.name, str(recipe.seed)):
+        raise BadValue(
+            f"the delta of task {expert.name!r} was thinned by the mask this merge would draw",
+            where=source.label,
+            got=f"seed {recipe.seed} for both",
+            remedy="merge with another --seed",
+        )
+
+
+def open_maps(strategy: Strategy, experts: Sequence[Expert]) -> list[ImportanceMap]:
+    """Open every task's map where the strategy needs them; one that is missing is an error."""
+    if not strategy.needs_importance:
+        return []
+    without = [expert.name for expert in experts if expert.importance is None]
+    if without:
+        raise BadValue(
+            f"the strategy needs an importance map of every task; none for {some(without)}",
+            remedy="capture one in training (KlfImportance), or: deltakit importance"
+            f" {without[0]}; for models given by path add --importance FILE once a task",
+        )
+    return [ImportanceMap.open(expert.importance) for expert in experts if expert.importance]
+
+
+def named_bases(recipe: Recipe, experts: Sequence[Expert], maps: Sequence[ImportanceMap]) -> bool:
+    """Tell whether anything says which base it belongs to."""
+    return (
+        recipe.base_fingerprint is not None
+        or any(isinstance(expert.source, Delta) for expert in experts)
+        or any(found.base is not None for found in maps)
+    )
+
+
+def check_bases(
+    recipe: Recipe, experts: Sequence[Expert], base: Checkpoint, table: ModelTable
+) -> Recipe:
+    """Compare every stored delta's base, and the recipe's, with this one; return it named."""
+    for expert in experts:
+        if isinstance(expert.source, Delta):
+            artifact = f"the delta of task {expert.name!r}"
+            expert.source.base.check_same(table, artifact, base.label)
+    if recipe.base_fingerprint not in (None, table.fingerprint):
+        raise WrongBase(
+            "the recipe was made with another base",
+            where=recipe.base,
+            expected=f"fingerprint {recipe.base_fingerprint}",
+            got=f"fingerprint {table.fingerprint}",
+            remedy="give that base, or take base_fingerprint out of the recipe",
+        )
+    return msgspec.structs.replace(recipe, base_fingerprint=table.fingerprint)
+
+
+def notes_on_maps(experts: Sequence[Expert], maps: Sequence[ImportanceMap]) -> list[str]:
+    notes = [
+        f"{expert.name}: its importance map was measured for {found.task!r}"
+        for expert, found in zip(experts, maps, strict=False)
+        if found.task not in ("", expert.name)
+    ]
+    kinds = {found.score for found in maps}
+    if len(kinds) > 1:
+        notes.append(f"importance maps of different scores are compared: {some(kinds)}")
+    return notes
+
+
+def check_map(
+    found: ImportanceMap, base: Checkpoint, table: ModelTable | None, artifact: str
+) -> None:
+    """Raise WrongBase for an importance map of another base, naming what differs."""
+    strange = [name for name in found if name not in base.infos]
+    if strange:
+        raise WrongBase(
+            f"{artifact} names parameters the base does not have",
+            where=base.label,
+            got=some(strange),
+            remedy="capture importance on a fine-tune of this base",
+        )
+    if found.base is not None and table is not None and found.base != table.fingerprint:
+        raise WrongBase(
+            f"{artifact} was made against another base",
+            where=base.label,
+            expected=f"fingerprint {found.base}",
+            got=f"fingerprint {table.fingerprint}",
+            remedy="give the base it was made against",
+        )
