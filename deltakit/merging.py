@@ -34,6 +34,8 @@ def plan_merge(
 
     Arguments are those of `merge`. Reads headers only, unless a base must be hashed.
     """
+    if isinstance(tasks, str):
+        raise BadValue("the tasks are one text", expected="a list of names or paths", got=tasks)
     if weights and len(weights) != len(tasks):
         raise BadValue(
             "a weight goes with each task", expected=f"{len(tasks)} weights", got=f"{len(weights)}"

@@ -106,7 +106,7 @@ def choose_mask(
         return "magnitude"
     if mask == "sotu":
         if (p is None) == (density is None):
-            raise typer.BadParameter("--mask sotu needs --p or --density, one of them")
+            raise typer.BadParameter("--mask sotu needs either --p or --density, and not both")
         if p is not None:
             if not 0.0 <= p < 1.0:
                 raise BadValue(

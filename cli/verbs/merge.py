@@ -52,7 +52,7 @@ def command(
         str | None, typer.Option(help="The output's dtype, as bfloat16; by default the base's.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Merge as this deltakit_recipe.json says.")
+        Path | None, typer.Option(help="Merge again as this recipe, or merged folder, says.")
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest output file.")] = "5GB",
     threads: Annotated[
@@ -88,7 +88,19 @@ def command(
 
     limits = Limits(threads, block_size, None if memory is None else parse_size(memory))
     if recipe is not None:
-        plan = _from_recipe(recipe, tasks, strategy, limits)
+        fixed = {
+            "TASK": tasks,
+            "--strategy": strategy,
+            "--base": base,
+            "--set": settings,
+            "--weights": weights,
+            "--scale": scale != 1.0,
+            "--importance": importance,
+            "--seed": seed,
+            "--dtype": dtype,
+            "--max-shard-size": max_shard_size != "5GB",
+        }
+        plan = _from_recipe(recipe, [name for name, given in fixed.items() if given], limits)
     else:
         if not tasks or not strategy:
             missing = "--strategy NAME" if tasks else "TASK|PATH"
@@ -123,13 +135,14 @@ def command(
     emit(report, lambda: show_report(plan, report), as_json)
 
 
-def _from_recipe(path: Path, tasks: list[str] | None, strategy: str, limits: Limits) -> Plan:
+def _from_recipe(path: Path, given: list[str], limits: Limits) -> Plan:
     from deltakit.merging import plan_recipe
     from deltakit.recipe import Recipe
+    from deltakit.tensors.sidecars import RECIPE_NAME
 
-    if tasks or strategy:
-        raise typer.BadParameter("--recipe names tasks and strategy itself; give one or the other")
-    return plan_recipe(Recipe.read(path), limits)
+    if given:
+        raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
+    return plan_recipe(Recipe.read(path / RECIPE_NAME if path.is_dir() else path), limits)
 
 
 def _settings(given: list[str]) -> dict[str, str]:

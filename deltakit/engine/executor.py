@@ -35,6 +35,8 @@ def execute(
     result (unless `allow_nonfinite`), InputChanged for an input that something wrote to, and
     BadValue when nothing was applied.
     """
+    import torch  # noqa: F401  takes seconds the first time: not part of the merge
+
     out = Path(out)
     check_target(plan, out, overwrite, files)
     began = time.perf_counter()

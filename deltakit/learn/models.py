@@ -41,7 +41,15 @@ def load(path: str | Path, auto_class: str) -> tuple[Any, Any]:
 
     local = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **local)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **local)
+        except (OSError, ValueError) as error:
+            raise BadFile(
+                "the model's tokenizer cannot be read",
+                where=str(path),
+                got=str(error).partition("\n")[0],
+                remedy="save it beside the weights: tokenizer.save_pretrained(folder)",
+            ) from None
         model = getattr(transformers, auto_class).from_pretrained(
             str(path), dtype="float32", use_safetensors=True, **local
         )

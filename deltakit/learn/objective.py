@@ -128,7 +128,7 @@ def _encoder(
     check_options(options, where)
     places = {option: place for place, option in enumerate(options)}
     for example in examples:
-        if not isinstance(example.label, str) or example.label not in places:
+        if str(example.label) not in places:
             raise _misfit(example, source, f"one of the options: {some(list(places))}")
     # A masked-LM checkpoint is read whole, so that its names are those of the file.
     whole, tokenizer = load(path, "AutoModelForMaskedLM" if masked else "AutoModel")

@@ -67,6 +67,12 @@ def add_task(
             taking = _Taking(home, task, source, table, tuned, progress)
             delta = taking.lossless() if lossless else taking.additive(mask, density, dtype)
             opened.callback(delta.close)
+            if not lossless and not len(delta):
+                raise BadValue(
+                    "nothing to store: no entry differs from the base, or the mask keeps none",
+                    where=str(tuned.path),
+                    remedy="check that the model is a fine-tune of this base",
+                )
             if importance is not None:
                 taking.keep("importance", lambda path: importance.save(path, files=home.files))
             source.check_unchanged()

@@ -68,7 +68,7 @@ def test_the_report_as_json(here):
 
 def test_a_recipe_is_merged_again_to_the_same_bytes(here):
     deltakit(*AB, "-s", "dare", "--out", "m")
-    done = deltakit("--recipe", "m/deltakit_recipe.json", "--out", "again", "--threads", "1")
+    done = deltakit("--recipe", "m", "--out", "again", "--threads", "1")
     assert done.exit_code == 0, done.output
     first, second = ((here / n / "model.safetensors").read_bytes() for n in ("m", "again"))
     assert first == second
@@ -95,6 +95,26 @@ def test_bad_input_exits_with_one_message_and_nothing_written(words, message, he
     assert message in done.stderr
     assert not done.stdout
     assert not (here / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--scale", "3"),
+        ("--weights", "1,2"),
+        ("--set", "density=0.5"),
+        ("--base", "./base"),
+        ("--seed", "5"),
+        ("--importance", "x"),
+        ("--dtype", "bfloat16"),
+        ("--max-shard-size", "1MB"),
+    ],
+)
+def test_what_a_recipe_fixes_is_not_given_beside_it(option, here):
+    deltakit(*AB, "-s", "average", "--out", "m")
+    done = deltakit("--recipe", "m", *option)
+    assert done.exit_code == 2
+    assert option[0] in done.stderr
 
 
 @pytest.mark.parametrize(

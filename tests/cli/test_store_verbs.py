@@ -111,8 +111,8 @@ def test_a_mask_may_be_a_file(here: Path):
         (["--mask", "magnitude", "--density", ".1", "--p", ".9"], "--p and --seed go with"),
         (["--mask", "magnitude", "--density", ".1", "--seed", "1"], "--p and --seed go with"),
         (["--mask", "magnitude"], "needs --density"),
-        (["--mask", "sotu"], "needs --p or --density"),
-        (["--mask", "sotu", "--p", ".9", "--density", ".1"], "one of them"),
+        (["--mask", "sotu"], "needs either --p or --density"),
+        (["--mask", "sotu", "--p", ".9", "--density", ".1"], "not both"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(

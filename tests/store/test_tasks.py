@@ -222,3 +222,10 @@ def test_a_store_is_found_upward_and_by_variable(
     assert Store.open().tasks() == ["first", "whole"]
     with pytest.raises(AlreadyThere):
         Store.init(project.folder)
+
+
+def test_a_model_that_is_its_base_is_no_task(project: Project):
+    with pytest.raises(BadValue, match="nothing to store"):
+        project.store.add("same", "tiny", project.models / "base")
+    assert "same" not in project.store.tasks()
+    assert project.store.verify(read_data=True) == []
