@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Rescale = Literal["none", "inverse", "l1"]
+
+
+class Drops(Strategy):
+    """What dropping at random with a `rescale` means for a merge; the formula is the subclass's."""
+
+    rescale: Rescale
+
+    @property
+    def rescales_draws(self) -> bool:
+        return self.rescale != "none"
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor" if self.rescale == "l1" else "nothing"
 
 
 def drop(stack: Stack, density: float, rescale: Rescale) -> Tensor:

@@ -9,19 +9,19 @@ tensor([0., 2., 0., 2., 2., 0., 0., 0.])
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit import ops
-from deltakit.strategies._random import Rescale, drop
+from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_fraction
+from deltakit.strategies._strategy import check_fraction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Dare(Strategy):
+class Dare(Drops):
     """Drop each entry with probability p, rescale the rest, add: sum w_i m_i d_i / (1 - p).
 
     rescale: "inverse" divides by 1 - p (the paper), "l1" restores each delta's L1 norm tensor by
@@ -35,14 +35,6 @@ class Dare(Strategy):
 
     def check(self) -> None:
         check_fraction("p", self.p, zero=True, one=False)
-
-    @property
-    def rescales_draws(self) -> bool:
-        return self.rescale != "none"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor" if self.rescale == "l1" else "nothing"
 
     def merge(self, stack: Stack) -> Tensor:
         deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)

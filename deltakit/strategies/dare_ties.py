@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._random import Rescale, drop
+from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_fraction, check_positive_weights
+from deltakit.strategies._strategy import check_fraction, check_positive_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class DareTies(Strategy):
+class DareTies(Drops):
     """Drop at random and rescale as dare, then elect a sign and average as ties.
 
     p: the drop rate. rescale: "inverse", "l1" or "none", as in dare.
@@ -35,14 +35,6 @@ class DareTies(Strategy):
 
     def check(self) -> None:
         check_fraction("p", self.p, zero=True, one=False)
-
-    @property
-    def rescales_draws(self) -> bool:
-        return self.rescale != "none"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor" if self.rescale == "l1" else "nothing"
 
     @property
     def combines(self) -> Literal["mean", "sum"]:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._random import Rescale, drop
+from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_fraction
+from deltakit.strategies._strategy import check_fraction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sotu(Strategy):
+class Sotu(Drops):
     """Mask each delta at random, independently, and add: t0 + scale * sum w_i m_i d_i.
 
     p is the drop rate, m_i ~ Bernoulli(1 - p); "auto" is 1 - 1/T for T tasks. The paper has no
@@ -37,14 +37,6 @@ class Sotu(Strategy):
     def check(self) -> None:
         if self.p != "auto":
             check_fraction("p", self.p, zero=True, one=False)
-
-    @property
-    def rescales_draws(self) -> bool:
-        return self.rescale != "none"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor" if self.rescale == "l1" else "nothing"
 
     def merge(self, stack: Stack) -> Tensor:
         density = 1 / len(stack.deltas) if self.p == "auto" else ops.kept_density(self.p)
