@@ -11,6 +11,8 @@ from deltakit.delta import Delta
 from deltakit.delta_source import DeltaSource, ModelDelta
 from deltakit.engine import Expert
 from deltakit.errors import BadValue, NotFound, UnknownName, WrongBase, nearest
+from deltakit.lora import is_adapter, open_adapter
+from deltakit.lora.delta import AdapterDelta
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Recipe
 from deltakit.store import Store
@@ -120,6 +122,8 @@ def _label(path: Path) -> str:
 
 
 def _source(path: Path) -> DeltaSource:
+    if is_adapter(path):
+        return AdapterDelta(open_adapter(path))
     if path.is_file() and "deltakit" in SafetensorsFile(path).header.metadata:
         return Delta.open(path)
     return ModelDelta(Checkpoint.open(path))

@@ -8,6 +8,8 @@ from pathlib import Path
 from deltakit.delta import Delta
 from deltakit.errors import BadFile
 from deltakit.importance import ImportanceMap
+from deltakit.lora import is_adapter, open_adapter
+from deltakit.lora.adapter import Adapter
 from deltakit.mask import Mask
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.reader import SafetensorsFile
@@ -19,8 +21,8 @@ _KINDS: dict[str, Callable[[Path], Delta | ImportanceMap | Mask]] = {
 }
 
 
-def open_any(path: str | Path) -> Checkpoint | Delta | ImportanceMap | Mask:
-    """Open a model folder, a safetensors file, or a delta, importance map or mask.
+def open_any(path: str | Path) -> Adapter | Checkpoint | Delta | ImportanceMap | Mask:
+    """Open a model, an adapter, a safetensors file, or a delta, importance map or mask.
 
     >>> import deltakit
     >>> model = deltakit.open("./llama")                                 # doctest: +SKIP
@@ -39,4 +41,6 @@ def open_any(path: str | Path) -> Checkpoint | Delta | ImportanceMap | Mask:
             if kind not in _KINDS:
                 raise BadFile(f"unknown kind of artifact {kind!r}", where=str(path))
             return _KINDS[kind](path)
+    if is_adapter(path):
+        return open_adapter(path)
     return Checkpoint.open(path)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltakit_cli.lists import numbers
+from deltakit_cli.lists import settings as parse_settings
 from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit, note, say, seconds, size, table
 from deltakit_cli.progress import progress
@@ -20,7 +22,7 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="TASK|PATH",
-        help="Tasks of the store, or paths of model folders or delta files; name=PATH renames.",
+        help="Tasks of the store, or paths of models, adapters or delta files; name=PATH renames.",
         show_default=False,
     ),
 ]
@@ -110,8 +112,8 @@ def command(
             strategy,
             base=base,
             store=store_if_any(store),
-            settings=_settings(settings or []),
-            weights=_weights(weights),
+            settings=parse_settings(settings or []),
+            weights=numbers("--weights", weights),
             importance=importance or [],
             scale=scale,
             seed=seed,
@@ -143,23 +145,6 @@ def _from_recipe(path: Path, given: list[str], limits: Limits) -> Plan:
     if given:
         raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
     return plan_recipe(Recipe.read(path / RECIPE_NAME if path.is_dir() else path), limits)
-
-
-def _settings(given: list[str]) -> dict[str, str]:
-    settings = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--set {text}: expected KEY=VALUE")
-        settings[key] = value
-    return settings
-
-
-def _weights(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise typer.BadParameter(f"--weights {text}: expected numbers, as 1,0.5") from None
 
 
 def plan_data(plan: Plan, out: Path) -> dict[str, Any]:

@@ -1,1 +1,5 @@
-"""Algebra of low-rank factors: never a dense product where a QR will do."""
+"""LoRA adapters: read, merged, baked and extracted by their factors, never loaded into a model."""
+
+from deltakit.lora.opening import is_adapter, open_adapter
+
+__all__ = ["is_adapter", "open_adapter"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from deltakit.errors import ShapeMismatch
@@ -55,8 +56,20 @@ def fuse_products(before: Factors, now: Factors, share: Tensor) -> Factors:
     return nearest_of_rank(Factors(a, b), len(before.a))
 
 
-def nearest_of_rank(factors: Factors, rank: int) -> Factors:
-    """Return the best approximation of B A of at most `rank`, without forming the product.
+class Spectrum(NamedTuple):
+    """The singular value decomposition u diag(sigma) v: (d_out, m), (m,), (m, d_in)."""
+
+    u: Tensor
+    sigma: Tensor
+    v: Tensor
+
+    def cut(self, rank: int) -> Factors:
+        """Return the nearest matrix of at most `rank`; A has orthonormal rows."""
+        return Factors(self.v[:rank], self.u[:, :rank] * self.sigma[:rank])
+
+
+def spectrum(factors: Factors) -> Spectrum:
+    """Return the singular value decomposition of B A without forming the product.
 
     QR of both factors and an SVD of the small core: (d_out + d_in) R^2 operations for R ranks.
     """
@@ -65,7 +78,34 @@ def nearest_of_rank(factors: Factors, rank: int) -> Factors:
     left, core_left = torch.linalg.qr(factors.b)  # (d_out, m), (m, R)
     right, core_right = torch.linalg.qr(factors.a.T)  # (d_in, n), (n, R)
     u, sigma, v = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
-    return Factors(v[:rank] @ right.T, (left @ u[:, :rank]) * sigma[:rank])
+    return Spectrum(left @ u, sigma, v @ right.T)
+
+
+def nearest_of_rank(factors: Factors, rank: int) -> Factors:
+    """Return the best approximation of B A of at most `rank`, without forming the product."""
+    return spectrum(factors).cut(rank)
+
+
+def stacked(products: Sequence[Factors], weights: Sequence[float]) -> Factors:
+    """Return sum_i w_i B_i A_i exactly, as factors of the sum of the ranks.
+
+    >>> import torch
+    >>> one = Factors(torch.ones(1, 2), torch.ones(2, 1))
+    >>> found = stacked([one, one], [1.0, 0.5])
+    >>> found.a.shape, (found.b @ found.a)[0, 0].item()
+    (torch.Size([2, 2]), 1.5)
+    """
+    import torch
+
+    a = torch.cat([f.a for f in products])  # (R, d_in)
+    b = torch.cat([f.b * w for f, w in zip(products, weights, strict=True)], dim=1)
+    return Factors(a, b)
+
+
+def squared_norm(factors: Factors) -> float:
+    """Return the squared Frobenius norm of B A from two small Gram matrices, in float64."""
+    a, b = factors.a.double(), factors.b.double()
+    return max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
 
 
 def _check_alike(before: Factors, now: Factors) -> None:

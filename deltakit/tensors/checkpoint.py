@@ -134,10 +134,10 @@ def _lone_file(folder: Path) -> Path:
     """Return the only .safetensors file of a folder without model.safetensors."""
     if (folder / "adapter_config.json").exists():
         raise BadFile(
-            "this is a LoRA adapter, which is not read yet",
+            "this is a LoRA adapter, and a model is asked for",
             where=str(folder),
             expected="a full model",
-            remedy="merge the adapter into its base first (peft: merge_and_unload), then use that",
+            remedy="make one: deltakit lora bake ADAPTER --base PATH --out DIR",
         )
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:

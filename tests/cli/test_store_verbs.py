@@ -142,7 +142,7 @@ def test_values_out_of_range_are_refused(here: Path, options: list[str], words: 
 def test_an_adapter_is_refused_with_what_to_do(here: Path):
     (here / "lora").mkdir()
     (here / "lora" / "adapter_config.json").write_text("{}")
-    assert "merge_and_unload" in refused("add", "x", "--base", "tiny", "--model", "lora")
+    assert "lora bake" in refused("add", "x", "--base", "tiny", "--model", "lora")
 
 
 def test_a_task_that_exists_is_refused(here: Path):

@@ -76,7 +76,7 @@ def test_pickles_beside_the_weights_do_not_matter(tmp_path: Path):
 def test_an_adapter_is_refused_with_what_to_do(tmp_path: Path):
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")
-    refused(tmp_path, "adapter", "merge_and_unload")
+    refused(tmp_path, "adapter", "lora bake")
 
 
 def test_both_layouts_at_once_are_refused(tmp_path: Path):

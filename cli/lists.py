@@ -1,0 +1,34 @@
+"""Options that hold several values: numbers between commas, settings as KEY=VALUE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Return the numbers of a text.
+
+    >>> numbers("--weights", "1,0.5")
+    [1.0, 0.5]
+    """
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text}: expected numbers, as 1,0.5") from None
+
+
+def settings(given: Sequence[str]) -> dict[str, str]:
+    """Return the settings that were given as KEY=VALUE.
+
+    >>> settings(["density=0.3"])
+    {'density': '0.3'}
+    """
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set {text}: expected KEY=VALUE")
+        found[key] = value
+    return found

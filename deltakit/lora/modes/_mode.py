@@ -1,0 +1,92 @@
+"""What every mode is: settings, and how k low-rank deltas of one module become one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from deltakit.errors import BadValue
+from deltakit.lora.factors import Factors
+from deltakit.strategies import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """One module of k adapters: their factors, scaling folded into B, in a fixed order.
+
+    name: the parameter's, which random masks depend on. turned: whether the base holds the
+    weight as (inputs, outputs), which masks and ties of magnitude depend on as well.
+    """
+
+    products: Sequence[Factors]
+    weights: Sequence[float]
+    scalings: Sequence[float]
+    tasks: Sequence[str]
+    name: str = ""
+    turned: bool = False
+    seed: int = 0
+    fact: Any = None  # what the mode's prepare returned for this module
+
+    @property
+    def ranks(self) -> list[int]:
+        return [len(product.a) for product in self.products]
+
+
+class Mode(ABC):
+    """A frozen dataclass in a file of its own: its fields are the settings, `merge` the formula."""
+
+    exact: ClassVar[bool] = False  # what is merged is the weighted sum itself, before any cut
+    averages: bool = False  # k identical adapters give one of them, not k times it
+    needs_importance: ClassVar[bool] = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a recipe keeps of it."""
+        return {}
+
+    def check(self, weights: Sequence[float]) -> None:
+        """Raise BadValue for weights or settings that the formula has no meaning for."""
+
+    def prepare(
+        self, ranks: Mapping[str, Sequence[int]], scores: Sequence[Mapping[str, Tensor]]
+    ) -> Mapping[str, Any]:
+        """Return a fact for each module, before the first is merged."""
+        return {}
+
+    def rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
+        """Return the rank of what `merge` gives for adapters of these ranks, at most."""
+        return sum(ranks)
+
+    def default_rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
+        """Return the rank that the output gets where none is asked for."""
+        return self.rank(ranks, shape)
+
+    @abstractmethod
+    def merge(self, pack: Pack) -> Factors | Tensor:
+        """Return the merged delta: factors, or dense (d_out, d_in) where it is not low-rank."""
+
+
+def check_strategy(strategy: Strategy, weights: Sequence[float]) -> None:
+    """Raise BadValue for a strategy that cannot be applied to one module of adapters alone."""
+    name = type(strategy).__module__.rpartition(".")[2]
+    if strategy.needs_importance:
+        raise BadValue(f"{name} needs importance, which this mode has no use for")
+    if strategy.looks == "model":
+        raise BadValue(
+            f"{name} looks at the whole model, which a merge of adapters does not form",
+            remedy="--set scope=tensor, or merge into the base: deltakit merge A B --base PATH",
+        )
+    strategy.check_weights(weights)
+
+
+def elementwise(strategy: Strategy, deltas: Tensor, pack: Pack) -> Tensor:
+    """Return what a strategy makes of whole deltas (k, *shape) in another basis: (*shape)."""
+    from deltakit.strategies import Stack
+
+    stack = Stack(deltas, tuple(pack.weights), tuple(pack.tasks), pack.name, seed=pack.seed)
+    return strategy.merge(stack)

@@ -1,0 +1,164 @@
+"""The plan of a merge of adapters: everything that could refuse it, looked at beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from deltakit.errors import BadValue, some
+from deltakit.importance import ImportanceMap
+from deltakit.lora.adapter import Part
+from deltakit.lora.cut import Size
+from deltakit.lora.factors import Factors
+from deltakit.lora.fields import merged_fields
+from deltakit.lora.kept import Kept
+from deltakit.lora.layout import PREFIX
+from deltakit.lora.modes import Mode, Pack, find
+from deltakit.lora.record import Record
+from deltakit.lora.union import Member, union
+from deltakit.tensors.dtypes import parse_dtype, safetensors_dtype, torch_dtype
+from deltakit.tensors.source import TensorSource
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge of adapters that will not be refused half-way."""
+
+    record: Record
+    members: Sequence[Member]  # those of a weight other than 0
+    mode: Mode
+    modules: Mapping[str, Mapping[int, Part]]
+    kept: Kept
+    facts: Mapping[str, Any]
+    dtype: str
+    fields: Mapping[str, Any]
+    notes: Sequence[str] = field(default_factory=list)
+
+    @property
+    def shares(self) -> Sequence[float]:
+        return self.kept.shares
+
+    def pack(self, module: str) -> Pack:
+        """Read a module's factors: of the adapters that have it, in one dtype."""
+        import torch
+
+        parts = self.modules[module]
+        products = [self.members[n].adapter.factors(module) for n in parts]
+        wide = torch.float64 if any(p.a.dtype == torch.float64 for p in products) else torch.float32
+        turned = any(
+            p.kind == "embedding" or self.members[n].adapter.config.fan_in_fan_out
+            for n, p in parts.items()
+        )
+        return Pack(
+            [Factors(p.a.to(wide), p.b.to(wide)) for p in products],
+            [self.members[n].weight for n in parts],
+            [p.scaling for p in parts.values()],
+            [self.members[n].name for n in parts],
+            f"{module}.weight",
+            turned,
+            self.record.seed,
+            self.facts.get(module),
+        )
+
+
+def plan_merge(
+    members: Sequence[Member],
+    mode: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    size: Size | None = None,
+    scale: float = 1.0,
+    seed: int = 0,
+    dtype: str | None = None,
+    importance: Sequence[str | Path] = (),
+    base: TensorSource | None = None,
+) -> Plan:
+    """Check a merge of adapters whole and return its plan; reads headers and importance maps.
+
+    Arguments are those of `merge_adapters`.
+    """
+    size = size or Size()
+    size.check()
+    chosen = find(mode, settings)
+    _check_names(members)
+    if not chosen.needs_importance:  # the order is the content's: results do not depend on it
+        if importance:
+            raise BadValue(f"{mode} uses no importance maps", remedy="leave them out")
+        members = sorted(members, key=lambda m: (m.adapter.source.fingerprint(), m.name))
+    used = [member for member in members if member.weight != 0.0]
+    if not used:
+        raise BadValue("nothing to merge: all weights are 0")
+    chosen.check([member.weight for member in used])
+    total = sum(member.weight for member in used) if chosen.averages else 1.0
+    if total == 0.0:
+        raise BadValue(f"{mode} averages, and the weights add up to 0")
+    kept = Kept(used, [scale * member.weight / total for member in used], base)
+    kept.check()
+    modules = union(used)
+    _check_dora(used, mode, size, scale)
+    ranks = {module: [p.rank for p in parts.values()] for module, parts in modules.items()}
+    for module, found in ranks.items():
+        chosen.rank(found, shape_of(next(iter(modules[module].values()))))  # refuses what it cannot
+    facts = chosen.prepare(ranks, _scores(importance, used)) if chosen.needs_importance else {}
+    fields, notes = merged_fields(used, kept)
+    record = Record.of(members, mode, chosen.settings, size, scale, seed)
+    out = _dtype(used) if dtype is None else parse_dtype(dtype)
+    return Plan(record, used, chosen, modules, kept, facts, out, fields, notes)
+
+
+def shape_of(part: Part) -> tuple[int, int]:
+    """Return rows and columns of a part's delta, a convolution's inputs flattened."""
+    return part.outputs, prod(part.inputs)
+
+
+def _check_names(members: Sequence[Member]) -> None:
+    names = [member.name for member in members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadValue(
+            f"two adapters are called {twice[0]!r}",
+            remedy=f"give each a name of its own: {twice[0]}-1=PATH {twice[0]}-2=PATH",
+        )
+
+
+def _check_dora(used: Sequence[Member], mode: str, size: Size, scale: float) -> None:
+    """Refuse DoRA, whose delta is not low-rank, unless one adapter alone stays as it is."""
+    dora = [m.name for m in used if any(p.magnitude for p in m.adapter.parts.values())]
+    alone = len(used) == 1 and used[0].weight * scale == 1.0 and mode in ("cat", "svd")
+    if dora and not (alone and size == Size()):
+        raise BadValue(
+            "a DoRA adapter is not a low-rank delta: each output is also rescaled",
+            where=some(dora),
+            remedy="merge into the base, where it is exact: deltakit merge A B --base PATH",
+        )
+
+
+def _scores(importance: Sequence[str | Path], used: Sequence[Member]) -> list[dict[str, Any]]:
+    if len(importance) != len(used):
+        raise BadValue(
+            "the mode needs an importance map of rank units for each adapter",
+            expected=f"{len(used)} maps, in the order of the adapters",
+            got=f"{len(importance)}",
+            remedy='capture them in training: KlfImportance.attach(model, units="rank")',
+        )
+    found = []
+    for path in importance:
+        scores = ImportanceMap.open(path)
+        if scores.units != "rank":
+            raise BadValue("not scores of ranks", where=str(path), got=f"units {scores.units}")
+        found.append({name.removeprefix(PREFIX): values for name, values in scores.items()})
+    return found
+
+
+def _dtype(members: Sequence[Member]) -> str:
+    """Return the narrowest dtype that holds the values of all adapters."""
+    import torch
+
+    kinds = [torch_dtype(name) for member in members for name in member.adapter.dtypes]
+    wide = kinds[0]
+    for kind in kinds[1:]:
+        wide = torch.promote_types(wide, kind)
+    return safetensors_dtype(wide)

@@ -1,0 +1,98 @@
+"""deltakit lora, as a user types it."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from deltakit.lora import open_adapter
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit_cli.main import build
+from tests.lora.folders import delta, factors, write_folder
+from tests.models import write_model
+
+TENSORS = {"a": factors("q", 1), "b": factors("q", 2)}
+BASE = {"q.weight": torch.ones(6, 5), "norm.weight": torch.ones(6)}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
+    write_model(tmp_path / "base", BASE, shards=2)
+    for name, tensors in TENSORS.items():
+        write_folder(tmp_path / name, tensors, r=2, lora_alpha=2)
+    return tmp_path
+
+
+def deltakit(*words):
+    return CliRunner().invoke(build(["lora", "merge"]), list(words))
+
+
+def lora(*words):
+    done = deltakit("lora", *words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_merge_prints_its_self_check(here):
+    printed = lora("merge", "a", "x=b", "--rank", "2", "--weights", "1,0.5", "-o", "m")
+    assert printed.startswith("merged 2 adapters with svd into m: 1 modules")
+    assert "rank 2 keeps" in printed
+    assert "worst" in printed
+    found = json.loads((here / "m" / "deltakit_lora.json").read_text())
+    assert sorted(a["name"] for a in found["record"]["adapters"]) == ["a", "x"]
+
+
+def test_merge_as_json_has_every_module(here):
+    report = json.loads(lora("merge", "a", "b", "--mode", "cat", "-o", "m", "--json"))
+    assert report["ranks"] == [4]
+    assert report["modules"][0]["module"] == "q"
+    assert report["summary"]["error"] < 1e-6
+
+
+def test_settings_reach_the_mode(here):
+    lora("merge", "a", "b", "-m", "ties", "--set", "density=0.5", "--energy", "0.9", "-o", "m")
+    found = json.loads((here / "m" / "deltakit_lora.json").read_text())
+    assert found["record"]["settings"]["density"] == 0.5
+    assert found["record"]["energy"] == 0.9
+
+
+def test_bake_keeps_the_bases_shards_and_adds_all_at_once(here):
+    lora("bake", "a", "b", "--base", "base", "--weights", "1,-1", "-o", "m")
+    found = Checkpoint.open(here / "m")
+    expected = (
+        BASE["q.weight"] + (delta(TENSORS["a"], "q", 1.0) - delta(TENSORS["b"], "q", 1.0)).float()
+    )
+    torch.testing.assert_close(found["q.weight"], expected)
+    assert torch.equal(found["norm.weight"], BASE["norm.weight"])
+
+
+def test_merge_takes_adapters_like_models(here):
+    done = deltakit("merge", "./a", "./b", "--base", "base", "-s", "ties", "--out", "m")
+    assert done.exit_code == 0, done.output
+    assert "merged 2 tasks with ties" in done.stdout
+
+
+def test_an_input_is_not_replaced(here):
+    done = deltakit("merge", "./a", "--base", "base", "-s", "ties", "--out", "a", "--overwrite")
+    assert done.exit_code == 1
+    assert sorted(path.name for path in (here / "a").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_resize_tells_what_it_loses(here):
+    assert "rank 1 keeps" in lora("resize", "a", "--rank", "1", "-o", "m")
+    assert open_adapter(here / "m").parts["q"].rank == 1
+    assert deltakit("lora", "resize", "a").exit_code == 2
+
+
+def test_convert_there_and_back(here):
+    lora("convert", "a", "--to", "kohya", "-o", "k.safetensors")
+    lora("convert", "k.safetensors", "--to", "peft", "--base", "base", "-o", "m")
+    found = open_adapter(here / "m").factors("q")
+    torch.testing.assert_close((found.b @ found.a).double(), delta(TENSORS["a"], "q", 1.0))
+    assert deltakit("lora", "convert", "k.safetensors", "--to", "peft", "-o", "n").exit_code == 2
