@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from deltakit.tensors.files import new_folder
 from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.writer import SafetensorsWriter
 
 CACHE = Path(".cache/deltakit/synthetic")

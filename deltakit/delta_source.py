@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from deltakit import ops
 from deltakit.errors import DtypeMismatch, NamesDiffer, ShapeMismatch, nearest, some
 from deltakit.tensors.dtypes import MERGEABLE
 from deltakit.tensors.header import TensorInfo
@@ -87,8 +88,7 @@ class ModelDelta(DeltaSource):
         raw = getattr(self._scratch, "raw", None)
         if raw is None or raw.numel() < out.numel() * 8:
             raw = self._scratch.raw = torch.empty(out.numel() * 8, dtype=torch.uint8)
-        out.copy_(self.tuned.block(name, start, start + out.numel(), raw))
-        out.sub_(base)
+        ops.difference(self.tuned.block(name, start, start + out.numel(), raw), base, out)
 
     def check_unchanged(self) -> None:
         self.tuned.check_unchanged()

@@ -13,8 +13,26 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def difference(stored: Tensor, base: Tensor | None, out: Tensor) -> None:
+    """Write stored - base, or stored alone, to `out` in out's dtype.
+
+    >>> import torch
+    >>> out = torch.empty(2)
+    >>> difference(torch.tensor([1.5, 2.0], dtype=torch.bfloat16), torch.ones(2), out)
+    >>> out
+    tensor([0.5000, 1.0000])
+    """
+    if kernels.difference(stored, base, out):
+        return
+    out.copy_(stored)
+    if base is not None:
+        out.sub_(base)
 
 
 def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
@@ -28,7 +46,10 @@ def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     """
     import torch
 
-    total = deltas[0] * weights[0]
+    total = torch.empty_like(deltas[0])
+    if kernels.weighted_sum(deltas, weights, total):
+        return total
+    torch.mul(deltas[0], weights[0], out=total)
     term = torch.empty_like(total)  # one for all: fresh memory costs more than the product
     for delta, weight in zip(deltas[1:], weights[1:], strict=True):
         total += torch.mul(delta, weight, out=term)
@@ -37,7 +58,12 @@ def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
 
 def elect_sign(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the sign of the weighted sum: +1, -1, or 0 where the sum is zero."""
-    return weighted_sum(deltas, weights).sign()
+    import torch
+
+    elected = torch.empty_like(deltas[0])
+    if kernels.elect_sign(deltas, weights, elected):
+        return elected
+    return weighted_sum(deltas, weights).sign_()
 
 
 def count_sign(deltas: Tensor) -> Tensor:
@@ -45,40 +71,56 @@ def count_sign(deltas: Tensor) -> Tensor:
     return weighted_sum(deltas.sign(), [1.0] * len(deltas)).sign()
 
 
-def agreeing(deltas: Tensor, elected: Tensor) -> Tensor:
-    """Return 1 where a delta has the elected sign, else 0: (k, *shape), (*shape) -> (k, *shape).
+def agreeing(delta: Tensor, elected: Tensor) -> Tensor:
+    """Return 1 where a delta has the elected sign, else 0.
 
     A delta of 0 agrees with nothing, and where no sign was elected nobody agrees. Numbers and not
     bools, because torch multiplies by a bool ten times as slowly.
     """
-    return (deltas * elected).sign_().relu_()
+    return (delta * elected).sign_().relu_()
 
 
-def disjoint_sum(deltas: Tensor, weights: Sequence[float], agrees: Tensor) -> Tensor:
-    """Return sum of w_i d_i over the experts that agree (1, else 0): (k, *shape) -> (*shape)."""
-    return weighted_sum(deltas * agrees, weights)
+def disjoint_sum(deltas: Tensor, weights: Sequence[float], elected: Tensor) -> Tensor:
+    """Return sum of w_i d_i over the experts of the elected sign: (k, *shape) -> (*shape)."""
+    import torch
+
+    total = torch.empty_like(elected)
+    if kernels.disjoint(deltas, elected, weights, None, total):
+        return total
+    total.zero_()
+    for delta, weight in zip(deltas, weights, strict=True):
+        total += agreeing(delta, elected).mul_(delta).mul_(weight)
+    return total
 
 
 def disjoint_mean(
     deltas: Tensor,
     weights: Sequence[float],
-    agrees: Tensor,
+    elected: Tensor,
     divisors: Sequence[float] | None = None,
 ) -> Tensor:
     """Return the sum over the experts that agree, divided by their weights; 0 where none does.
 
     >>> import torch
     >>> deltas = torch.tensor([[4.0, -1.0], [2.0, 5.0]])
-    >>> disjoint_mean(deltas, [1.0, 1.0], agreeing(deltas, torch.tensor([1.0, 1.0])))
+    >>> disjoint_mean(deltas, [1.0, 1.0], torch.tensor([1.0, 1.0]))
     tensor([3., 5.])
 
-    deltas (k, *shape), weights k numbers, agrees (k, *shape) of 1 and 0 -> (*shape). `divisors`:
+    deltas (k, *shape), weights k numbers, elected (*shape) of 1, -1 and 0 -> (*shape). `divisors`:
     what each agreeing expert adds to the divisor, its weight unless told; each above 0.
     """
     import torch
 
-    total = disjoint_sum(deltas, weights, agrees)
-    mass = weighted_sum(agrees, weights if divisors is None else divisors)
+    divisors = weights if divisors is None else divisors
+    total = torch.empty_like(elected)
+    if kernels.disjoint(deltas, elected, weights, divisors, total):
+        return total
+    total.zero_()
+    mass = torch.zeros_like(total)
+    for delta, weight, divisor in zip(deltas, weights, divisors, strict=True):
+        agrees = agreeing(delta, elected)
+        mass.add_(agrees * divisor)
+        total += agrees.mul_(delta).mul_(weight)
     # Where nobody agrees both are 0: divided by anything else that gives the 0 that is meant.
     return total.div_(mass.clamp_(min=torch.finfo(mass.dtype).tiny))
 
@@ -98,8 +140,27 @@ def shrink(flat: Tensor, threshold: float, ties: int, out: Tensor) -> None:
 
     limit = torch.tensor(threshold, dtype=flat.dtype)
     below = float(limit.nextafter(torch.full_like(limit, -1.0)))
-    torch.hardshrink(flat[:ties], below, out=out[:ties])
-    torch.hardshrink(flat[ties:], threshold, out=out[ties:])
+    for part, most in ((slice(ties), below), (slice(ties, None), threshold)):
+        if not kernels.shrink(flat[part], most, out[part]):
+            torch.hardshrink(flat[part], most, out=out[part])
+
+
+def keep(delta: Tensor, kept: Tensor, divisor: float, out: Tensor) -> None:
+    """Write the delta to `out` with what is not kept set to 0, over the divisor.
+
+    >>> import torch
+    >>> out = torch.empty(2)
+    >>> keep(torch.tensor([2.0, 3.0]), torch.tensor([True, False]), 0.5, out)
+    >>> out
+    tensor([4., 0.])
+
+    delta, out (*shape), kept bool with as many entries.
+    """
+    if kernels.keep(delta, kept, divisor, out):
+        return
+    out.copy_(kept.view(delta.shape)).mul_(delta)
+    if divisor != 1.0:
+        out.div_(divisor)
 
 
 def kept_count(numel: int, density: float) -> int:

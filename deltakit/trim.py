@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 Blocks = Callable[[], Iterable["Tensor"]]
 
 MOST_HELD = 1 << 22  # entries held in memory at once
+_FEW = 1 << 18  # entries that are partitioned without more ado
 _ALL = 1 << 62  # past the last index of any tensor
 _DIGIT = 16
 _BINS = 1 << _DIGIT
@@ -39,21 +42,84 @@ class Cut:
         return ties.logical_or_(magnitude > self.threshold)
 
 
-def find_cut(blocks: Blocks, count: int) -> Cut:
+def find_cut(
+    blocks: Blocks, count: int, numel: int | None = None, sample: Blocks | None = None
+) -> Cut:
     """Return the cut that keeps the `count` largest magnitudes, without sorting.
 
     >>> import torch
     >>> find_cut(lambda: [torch.tensor([1.0, -4.0]), torch.tensor([4.0, 0.5])], 1)
     Cut(threshold=4.0, last=1)
 
-    Magnitudes of IEEE floats order as their bit patterns do. Up to 4 Mi entries are held and
-    partitioned. Of more, a pass over the blocks counts the first 16-bit digit of the patterns, and
-    another gathers the entries that share the digit where the cut falls; where these too are more
-    than 4 Mi, further digits are counted, and at last the index of a tie is looked for. All ways
-    give the same cut. `count` is at least 1 and at most the number of entries.
+    Magnitudes of IEEE floats order as their bit patterns do. A `sample` of the `numel` entries
+    tells between which two patterns the cut lies in all likelihood: one pass over the blocks counts
+    what is above and gathers what is between, and the cut is found among these. Where the sample
+    misled, or there is none: up to 4 Mi entries are held and partitioned; of more, a pass counts
+    the first 16-bit digit of the patterns, and another gathers the entries that share the digit
+    where the cut falls; where these too are more than 4 Mi, further digits are counted, and at last
+    the index of a tie is looked for. All ways give the same cut. `count` is at least 1 and at most
+    the number of entries.
     """
+    if sample is not None and numel is not None and numel > _FEW:
+        low, high = _bracket(sample, count / numel)
+        found = _bracketed_cut(blocks, count, low, high)
+        if found is not None:
+            return found
     held = _held(blocks)
     return _counted_cut(blocks, count) if held is None else _held_cut(held, count)
+
+
+def _bracket(sample: Blocks, share: float) -> tuple[int, int]:
+    """Return two bit patterns that the `share`-th largest lies between, most probably."""
+    import numpy as np
+
+    bits = np.sort(np.concatenate([_bits(block) for block in sample()]))[::-1]
+    rank = share * len(bits)
+    # Twelve standard deviations of independent draws: neighbours in a weight matrix are alike.
+    spread = 12 * (rank * (1 - share)) ** 0.5 + 16
+    first, last = int(rank - spread), int(rank + spread)
+    most = np.iinfo(bits.dtype).max
+    return int(bits[last]) if last < len(bits) else 0, int(bits[first]) if first >= 0 else int(most)
+
+
+def _bracketed_cut(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
+    """Return the cut if its pattern is from `low` to `high`, and what is between can be held."""
+    above, inside, start = 0, 0, 0
+    parts, places = [], []
+    for block in blocks():
+        more, values, found = _between(block, low, high)
+        above += more
+        inside += len(found)
+        parts.append(values)
+        places.append(found + start)
+        if above >= count or inside > MOST_HELD:
+            return None
+        start += block.numel()
+    return _gathered_cut(parts, places, count - above) if above + inside >= count else None
+
+
+def _between(block: Tensor, low: int, high: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return how many patterns are above `high`, those from `low` to `high`, and their indices."""
+    import numpy as np
+
+    room = np.empty((2, block.numel() + 1), dtype=np.int32)
+    counts = kernels.bracket(block, low, high, *room)
+    if counts is not None:
+        above, inside = counts
+        return above, room[0, :inside].copy(), room[1, :inside].astype(np.int64)
+    bits = _bits(block)
+    found = np.flatnonzero((bits >= low) & (bits <= high))
+    return int(np.count_nonzero(bits > high)), bits[found], found
+
+
+def _gathered_cut(parts: list[np.ndarray], places: list[np.ndarray], wanted: int) -> Cut:
+    """Return the cut that keeps `wanted` of the patterns in `parts`, which lie at `places`."""
+    import numpy as np
+
+    cut = _held_cut(np.concatenate(parts), wanted)
+    if cut.last == _ALL:
+        return cut
+    return Cut(cut.threshold, int(np.concatenate(places)[cut.last]))
 
 
 def _held(blocks: Blocks) -> np.ndarray | None:
@@ -97,13 +163,13 @@ def _counted_cut(blocks: Blocks, count: int) -> Cut:
         prefix = prefix << _DIGIT | digit
         level += 1
         if counts[digit] <= MOST_HELD:
-            return _gathered_cut(blocks, prefix, shift, wanted)
+            return _gathered_cut(*_gather(blocks, prefix, shift), wanted)
     last = _ALL if wanted == counts[digit] else _index_of_tie(blocks, prefix, wanted)
     return Cut(_magnitude(prefix, levels * _DIGIT // 8), last)
 
 
-def _gathered_cut(blocks: Blocks, prefix: int, shift: int, wanted: int) -> Cut:
-    """Return the cut that keeps `wanted` of the entries whose patterns begin with `prefix`."""
+def _gather(blocks: Blocks, prefix: int, shift: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the patterns that begin with `prefix`, and their places, block by block."""
     import numpy as np
 
     parts, places, start = [], [], 0
@@ -113,10 +179,7 @@ def _gathered_cut(blocks: Blocks, prefix: int, shift: int, wanted: int) -> Cut:
         parts.append(bits[found])
         places.append(found + start)
         start += block.numel()
-    cut = _held_cut(np.concatenate(parts), wanted)
-    if cut.last == _ALL:
-        return cut
-    return Cut(cut.threshold, int(np.concatenate(places)[cut.last]))
+    return parts, places
 
 
 def _magnitude(pattern: int, nbytes: int) -> float:

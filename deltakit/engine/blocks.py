@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from deltakit import ops
 from deltakit.engine.plan import Plan
+from deltakit.engine.room import ROOMS, Room
 from deltakit.strategies._stack import Stack, Whole
-from deltakit.tensors.dtypes import working_dtype
+from deltakit.tensors.dtypes import itemsize, working_dtype
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
+_SAMPLES, _SAMPLE = 32, 2048  # places of a sample, entries at each
 
 
 class Buffers:
-    """A worker's own memory: raw bytes, the base's block, and a stack of deltas.
+    """A thread's own memory: raw bytes, the base's block, a stack of deltas, and output blocks.
 
     Allocated once, because fresh temporaries cost more in page faults than the arithmetic on them.
     """
 
-    def __init__(self, experts: int, block: int) -> None:
+    def __init__(self, experts: int, block: int, room: int = 0) -> None:
         import torch
 
         self.raw = torch.empty(block * 8, dtype=torch.uint8)
         self._base = torch.empty(block * 8, dtype=torch.uint8)
         self._deltas = torch.empty(experts * block * 8, dtype=torch.uint8)
         self._experts = experts
+        self._rooms = [Room(room) for _ in range(ROOMS)] if room else []
 
     def base(self, count: int, dtype: torch.dtype) -> Tensor:
         return self._base.view(dtype)[:count]
@@ -37,15 +43,19 @@ class Buffers:
         flat = self._deltas.view(dtype)[: self._experts * count]
         return flat.view(self._experts, count)  # (k, count)
 
+    def room(self) -> Room:
+        """Return the output block that was handed over longest ago."""
+        self._rooms.append(self._rooms.pop(0))
+        return self._rooms[-1]
+
 
 class StackReader:
     """Makes the stack of any block of any parameter, with facts about the whole at hand."""
 
     def __init__(self, plan: Plan) -> None:
-        import threading
-
         self._plan = plan
         self._lock = threading.Lock()
+        self._own = threading.local()
         self._wholes: dict[str, Whole] = {}
         self._weights = tuple(task.weight for task in plan.recipe.tasks)
         self._names = tuple(task.name for task in plan.recipe.tasks)
@@ -54,7 +64,7 @@ class StackReader:
         for name in plan.merged:
             self._starts[name] = at
             at += plan.base.infos[name].numel
-        self._model = Whole(at, self._model_blocks)
+        self.model = Whole(at, self._blocks_of_model, self._sample_of_model)
 
     def read(self, name: str, start: int, stop: int, buffers: Buffers) -> Stack:
         """Return the stack of flat entries start..stop, in the worker's buffers."""
@@ -72,37 +82,70 @@ class StackReader:
             seed=self._plan.recipe.seed,
             start=start,
             fact=self._plan.facts.get(name),
-            whole=self._whole(name),
-            model=self._model,
+            whole=self.whole(name),
+            model=self.model,
             model_start=self._starts[name],
         )
+
+    def whole(self, name: str) -> Whole:
+        """Return the facts about a parameter, the same object for every thread."""
+        with self._lock:
+            if name not in self._wholes:
+                self._wholes[name] = Whole(
+                    self._plan.base.infos[name].numel,
+                    lambda expert: self._blocks(name, expert),
+                    lambda expert: self._sample(name, expert),
+                )
+            return self._wholes[name]
 
     def _base_block(
         self, name: str, start: int, stop: int, buffers: Buffers, dtype: torch.dtype
     ) -> Tensor:
         base = buffers.base(stop - start, dtype)
-        base.copy_(self._plan.base.block(name, start, stop, buffers.raw))
+        ops.difference(self._plan.base.block(name, start, stop, buffers.raw), None, base)
         return base
 
-    def _whole(self, name: str) -> Whole:
-        with self._lock:
-            if name not in self._wholes:
-                numel = self._plan.base.infos[name].numel
-                self._wholes[name] = Whole(numel, lambda expert: self._blocks(name, expert))
-            return self._wholes[name]
+    def _look(self, name: str, expert: int, start: int, stop: int) -> Tensor:
+        """Return entries of one expert's delta, in a buffer of this thread that is used again."""
+        buffers = getattr(self._own, "buffers", None)
+        if buffers is None:
+            buffers = self._own.buffers = Buffers(1, LOOK_BLOCK)
+        dtype = working_dtype(self._plan.base.infos[name].dtype)
+        base = self._base_block(name, start, stop, buffers, dtype)
+        delta = buffers.deltas(stop - start, dtype)[0]
+        self._plan.experts[expert].source.block_into(delta, name, start, base)
+        return delta
 
     def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
-        """Yield one expert's delta of a parameter, block after block, in one reused buffer."""
-        info = self._plan.base.infos[name]
-        dtype = working_dtype(info.dtype)
-        buffers = Buffers(1, min(LOOK_BLOCK, info.numel))
-        for start in range(0, info.numel, LOOK_BLOCK):
-            stop = min(start + LOOK_BLOCK, info.numel)
-            base = self._base_block(name, start, stop, buffers, dtype)
-            delta = buffers.deltas(stop - start, dtype)[0]
-            self._plan.experts[expert].source.block_into(delta, name, start, base)
-            yield delta
+        """Yield one expert's delta of a parameter, block after block."""
+        numel = self._plan.base.infos[name].numel
+        for start in range(0, numel, LOOK_BLOCK):
+            yield self._look(name, expert, start, min(start + LOOK_BLOCK, numel))
 
-    def _model_blocks(self, expert: int) -> Iterator[Tensor]:
+    def _sample(self, name: str, expert: int) -> Iterator[Tensor]:
+        """Yield stretches of one expert's delta from all over a parameter."""
+        numel = self._plan.base.infos[name].numel
+        for at in _places(numel):
+            yield self._look(name, expert, at, min(at + _SAMPLE, numel))
+
+    def _blocks_of_model(self, expert: int) -> Iterator[Tensor]:
         for name in self._plan.merged:
             yield from self._blocks(name, expert)
+
+    def _sample_of_model(self, expert: int) -> Iterator[Tensor]:
+        names, starts = list(self._starts), list(self._starts.values())
+        for at in _places(self.model.numel):
+            name = names[bisect_right(starts, at) - 1]
+            start = at - self._starts[name]
+            stop = min(start + _SAMPLE, self._plan.base.infos[name].numel)
+            yield self._look(name, expert, start, stop)
+
+
+def _places(numel: int) -> Sequence[int]:
+    return [place * numel // _SAMPLES for place in range(_SAMPLES)]
+
+
+def room_bytes(plan: Plan) -> int:
+    """Return the bytes of the largest output block."""
+    infos = [plan.output_info(name) for name in plan.base.infos]
+    return max(min(plan.block, info.numel) * max(1, itemsize(info.dtype)) for info in infos)

@@ -13,7 +13,8 @@ from deltakit.engine.report import Report, Tally
 from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.engine.units import units
 from deltakit.engine.worker import Worker
-from deltakit.tensors.files import LOCAL, Files, new_folder
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.new_folder import new_folder
 
 Progress = Callable[[str, int], None]  # tensor, bytes written since the last call
 
@@ -42,8 +43,8 @@ def execute(
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
     with new_folder(out, replace=overwrite, files=files) as folder:
-        with Output(folder, plan.shards, files) as output, one_torch_thread():
-            worker = Worker(plan, output, tally, allow_nonfinite, progress)
+        with Output(folder, plan.shards, files, progress) as output, one_torch_thread():
+            worker = Worker(plan, output, tally, allow_nonfinite)
             run_all(worker.do, units(plan), plan.threads)
         plan.base.check_unchanged()
         for expert in plan.experts:

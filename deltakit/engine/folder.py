@@ -12,8 +12,9 @@ from deltakit.engine.plan import Plan
 from deltakit.errors import AlreadyThere, BadValue
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import DTYPES
-from deltakit.tensors.files import Files, read_whole, write_whole
+from deltakit.tensors.files import Files, read_whole
 from deltakit.tensors.index import INDEX_NAME, index_bytes
+from deltakit.tensors.new_file import write_whole
 from deltakit.tensors.sidecars import RECIPE_NAME, sidecars
 
 

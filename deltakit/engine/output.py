@@ -1,36 +1,67 @@
-"""The output's files: opened when first written to, made durable when their last byte is in."""
+"""The output's files: written behind the workers, made durable when their last byte is in."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from deltakit.engine.shards import Shard
 from deltakit.tensors.files import Files
 from deltakit.tensors.writer import SafetensorsWriter
 
+_THREADS = 2  # one disk takes no more at once; they wait, and use no processor
+
 
 class Output:
-    """Writes tensors into shards from several threads.
+    """Writes tensors into shards while the caller goes on.
 
-    Leaving the `with` block by an exception discards the files not yet complete.
+    Leaving the `with` block waits for all that was handed in; by an exception it discards the
+    files not yet complete.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard], files: Files) -> None:
-        self._folder, self._files = folder, files
+    def __init__(
+        self,
+        folder: Path,
+        shards: Sequence[Shard],
+        files: Files,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self._folder, self._files, self._progress = folder, files, progress
         self._home = {name: shard for shard in shards for name in shard.infos}
         # A shard of empty tensors only is complete when each was handed in once.
         self._missing = {shard.file_name: len(shard.infos) for shard in shards}
         self._left = {n: info.nbytes for s in shards for n, info in s.infos.items()}
         self._open: dict[str, SafetensorsWriter] = {}
         self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="deltakit-write")
 
-    def write(self, name: str, start: int, data: memoryview) -> None:
-        """Write bytes of a tensor from its byte `start`; each byte is to come exactly once."""
+    def offset(self, name: str, start: int) -> int:
+        """Return where in its file byte `start` of a tensor lies."""
+        return self._writer(self._home[name]).offset(name) + start
+
+    def write(self, name: str, start: int, data: memoryview) -> Future[None]:
+        """Write bytes of a tensor from its byte `start`; each byte is to come exactly once.
+
+        `data` is not to be touched until the future returned is done.
+        """
+        return self._pool.submit(self._write, name, start, data)
+
+    def _write(self, name: str, start: int, data: memoryview) -> None:
+        try:
+            self._write_now(name, start, data)
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+
+    def _write_now(self, name: str, start: int, data: memoryview) -> None:
         shard = self._home[name]
         self._writer(shard).write(name, start, data)
+        if self._progress:
+            self._progress(name, len(data))
         if self._complete(shard, name, len(data)):
             self._open.pop(shard.file_name).__exit__(None, None, None)
 
@@ -53,10 +84,15 @@ class Output:
     def __enter__(self) -> Output:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        failure = error or self._failure
         for writer in self._open.values():
-            cause = kind or RuntimeError
             with contextlib.suppress(OSError):
-                writer.__exit__(cause, error, trace)
-        if kind is None and any(self._missing.values()):
+                writer.__exit__(type(failure or RuntimeError()), failure, trace)
+        if error is None and self._failure is not None:
+            raise self._failure
+        if error is None and any(self._missing.values()):
             raise RuntimeError(f"tensors were not written: {self._missing}")

@@ -5,29 +5,37 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
 from deltakit.errors import NonFinite
 from deltakit.recipe import Recipe
 from deltakit.strategies import Stack
-from deltakit.tensors.dtypes import torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 # The first magnitude that rounds past the largest value: half a step above it.
-_OVERFLOWS = {"F8_E4M3": 464.0, "F8_E5M2": 61440.0}
+_OVERFLOWS = {"torch.float8_e4m3fn": 464.0, "torch.float8_e5m2": 61440.0}
 
 
-def add_and_round(base: Tensor, merged: Tensor, dtype: str) -> Tensor:
-    """Return base + merged rounded once to `dtype`: flat float32 or float64 in, (n,) out.
+def add_and_round(base: Tensor, merged: Tensor, out: Tensor) -> bool:
+    """Write base + merged, flat float32 or float64, to `out`, rounded once to its dtype.
+
+    Returns whether all of it is finite.
 
     Where the merged delta is zero the base's own value stays, its sign of zero included
     (-0.0 + 0.0 would be +0.0).
     """
+    finite = kernels.add_and_round(base, merged, out)
+    if finite is not None:
+        return finite
     total = base + merged
     if _has_negative_zero(base):
         total = total.where(merged != 0, base)
-    return cast(total, dtype)
+    cast(total, out)
+    # A finite sum has finite terms; the slower look is for the rest, and for sums that overflow.
+    total.copy_(out)
+    return math.isfinite(float(total.sum())) or bool(total.isfinite().all())
 
 
 def _has_negative_zero(flat: Tensor) -> bool:
@@ -38,15 +46,15 @@ def _has_negative_zero(flat: Tensor) -> bool:
     return flat.numel() > 0 and int(bits.min()) == torch.iinfo(bits.dtype).min
 
 
-def cast(flat: Tensor, dtype: str) -> Tensor:
-    """Return the tensor in another dtype, rounded to nearest even; an overflow is not finite."""
+def cast(flat: Tensor, out: Tensor) -> None:
+    """Write `flat` to `out`, rounded to nearest even to its dtype; an overflow is not finite."""
     import torch
 
-    kind = torch_dtype(dtype)
-    if dtype in _OVERFLOWS:  # torch would round what overflows these to their largest value
-        flat, most = flat.float(), torch.finfo(kind).max
-        flat = flat.clamp(-most, most).masked_fill_(flat.abs() >= _OVERFLOWS[dtype], math.nan)
-    return flat.to(kind)
+    overflows = _OVERFLOWS.get(str(out.dtype))
+    if overflows is not None:  # torch would round what overflows these to their largest value
+        flat, most = flat.float(), torch.finfo(out.dtype).max
+        flat = flat.clamp(-most, most).masked_fill_(flat.abs() >= overflows, math.nan)
+    out.copy_(flat)
 
 
 def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: Recipe) -> None:
@@ -66,11 +74,8 @@ def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: R
 
 
 def refuse_nonfinite(result: Tensor, stack: Stack, merged: Tensor, recipe: Recipe) -> None:
-    """Raise NonFinite, saying where it came from, when a result holds NaN or infinity."""
+    """Raise NonFinite for a result that holds NaN or infinity, saying where it came from."""
     wide = result.to(merged.dtype)
-    # A finite sum has finite terms; the slower look is for the rest, and for sums that overflow.
-    if math.isfinite(float(wide.sum())) or bool(wide.isfinite().all()):
-        return
     entry = stack.start + int((~wide.isfinite()).nonzero()[0])
     where = f"{stack.name!r}, flat index {entry}"
     for delta, task in zip(stack.deltas, stack.tasks, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from deltakit.engine.plan import Plan
 from deltakit.tensors.writer import layout
@@ -18,9 +19,32 @@ class Unit:
     stop: int
 
 
-def units(plan: Plan) -> Iterator[Unit]:
-    """Yield every unit of a plan, shard after shard, in file order."""
-    for shard in plan.shards:
-        for name, info in layout(shard.infos):
-            for start in range(0, max(1, info.numel), plan.block):
-                yield Unit(name, start, min(start + plan.block, info.numel))
+@dataclass(frozen=True)
+class Look:
+    """What the strategy asks of one expert's whole parameter, or of its whole model (None)."""
+
+    name: str | None
+    expert: int
+
+
+def units(plan: Plan) -> Iterator[Unit | Look]:
+    """Yield every unit of a plan, shard after shard, in file order.
+
+    Looks come one parameter ahead of the units that need them, so that a thread that finds the
+    last look of a parameter still going on has the next parameter's to do, and need not wait.
+    """
+    tensors = [(name, info) for shard in plan.shards for name, info in layout(shard.infos)]
+    looks = [list(_looks(plan, name)) for name, _ in tensors]
+    if plan.strategy.looks == "model":
+        yield from (Look(None, expert) for expert in range(len(plan.experts)))
+    yield from chain.from_iterable(looks[:1])
+    for number, (name, info) in enumerate(tensors):
+        yield from chain.from_iterable(looks[number + 1 : number + 2])
+        for start in range(0, max(1, info.numel), plan.block):
+            yield Unit(name, start, min(start + plan.block, info.numel))
+
+
+def _looks(plan: Plan, name: str) -> Iterator[Look]:
+    numel = plan.base.infos[name].numel
+    if plan.strategy.looks == "tensor" and name in plan.merged and numel:
+        yield from (Look(name, expert) for expert in range(len(plan.experts)))

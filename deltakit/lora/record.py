@@ -14,7 +14,9 @@ from deltakit.lora.checks import ModuleCheck, Summary, summarise
 from deltakit.lora.cut import Size
 from deltakit.lora.union import Member
 from deltakit.lora.write import RECORD_NAME, Contents, check_target
-from deltakit.tensors.files import LOCAL, Files, new_folder, write_whole
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.new_file import write_whole
+from deltakit.tensors.new_folder import new_folder
 
 FORMAT = 1
 

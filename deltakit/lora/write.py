@@ -14,8 +14,9 @@ from deltakit.lora.config import CONFIG_NAME, config_bytes
 from deltakit.lora.factors import Factors
 from deltakit.lora.layout import TENSORS_NAME, key_of
 from deltakit.tensors.dtypes import torch_dtype
-from deltakit.tensors.files import LOCAL, Files, write_whole
+from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.new_file import write_whole
 from deltakit.tensors.writer import SafetensorsWriter
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deltakit.store.manifest import StoredFile
 from deltakit.tensors.digest import tensor_digest
-from deltakit.tensors.files import LOCAL, Files, temporary_name
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.new_file import temporary_name
 from deltakit.tensors.reader import SafetensorsFile
 
 

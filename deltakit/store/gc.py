@@ -13,7 +13,7 @@ from deltakit.errors import BadValue, DeltakitError
 from deltakit.store.home import Busy, Home
 from deltakit.store.manifest import DATA_NAME
 from deltakit.store.tasks import read_task
-from deltakit.tensors.files import is_temporary
+from deltakit.tensors.new_file import is_temporary
 
 GRACE_SECONDS = 3600.0
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deltakit.errors import AlreadyThere, DeltakitError, NotFound
 from deltakit.store.manifest import FORMAT, MOST_BYTES, M, StoreManifest, decode, encode
-from deltakit.tensors.files import LOCAL, Files, read_whole, write_whole
+from deltakit.tensors.files import LOCAL, Files, read_whole
+from deltakit.tensors.new_file import write_whole
 
 FOLDER_NAME = ".deltakit"
 VARIABLE = "DELTAKIT_STORE"

@@ -16,7 +16,8 @@ from deltakit.store.layout import Layout, WeightFile
 from deltakit.store.tasks import TaskRecord, read_task
 from deltakit.tensors import header
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.files import NewFile, new_folder, write_whole
+from deltakit.tensors.new_file import NewFile, write_whole
+from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.source import TensorSource
 
 CHUNK = 4 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from deltakit import ops
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
 
@@ -34,13 +35,15 @@ def drop(stack: Stack, density: float, rescale: Rescale) -> Tensor:
     multiplied by 1 ("none"), 1 / density ("inverse"), or by what restores the L1 norm of the
     whole tensor ("l1"; a tensor with nothing left stays zero).
     """
-    deltas = stack.drawn(density).to(stack.deltas.dtype).mul_(stack.deltas)  # (k, *shape)
-    if rescale == "inverse":
-        deltas /= density
-    elif rescale == "l1":
-        for expert, delta in enumerate(deltas):
-            delta *= _l1_factor(stack, expert, density)
-    return deltas
+    import torch
+
+    dropped = torch.empty_like(stack.deltas)
+    divisor = density if rescale == "inverse" else 1.0
+    for expert, (delta, out) in enumerate(zip(stack.deltas, dropped, strict=True)):
+        ops.keep(delta, stack.draw(expert, density, stack.start, delta.numel()), divisor, out)
+        if rescale == "l1":
+            out *= _l1_factor(stack, expert, density)
+    return dropped
 
 
 def _l1_factor(stack: Stack, expert: int, density: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit import ops
@@ -21,32 +22,31 @@ class Whole:
     """Facts about all entries that a slice is taken from, each found once, by streaming.
 
     `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
-    not the engine's block size, so that a sum has the same bits however the work is cut. Threads
-    that ask for one fact wait for the first of them; different facts are found side by side.
+    not the engine's block size, so that a sum has the same bits however the work is cut.
+    `sample(expert)` yields stretches from all over, by which a cut is found sooner. Threads that
+    ask for one fact wait for the first of them; different facts are found side by side.
     """
 
-    def __init__(self, numel: int, blocks: Callable[[int], Iterable[Tensor]]) -> None:
+    def __init__(
+        self,
+        numel: int,
+        blocks: Callable[[int], Iterable[Tensor]],
+        sample: Callable[[int], Iterable[Tensor]] | None = None,
+    ) -> None:
         self.numel = numel
-        self._blocks = blocks
+        self._blocks, self._sample = blocks, sample
         self._known: dict[Any, Any] = {}
         self._locks: dict[Any, threading.Lock] = {}
         self._lock = threading.Lock()  # held only to find a fact's own lock
 
     def cut(self, expert: int, density: float) -> Cut:
         """Return where a trim of this expert to `density` cuts."""
-        return self._cut(expert, density, wait=True)
+        return self._once(("cut", expert, density), lambda: self._find_cut(expert, density))
 
-    def _cut(self, expert: int, density: float, *, wait: bool) -> Any:
+    def _find_cut(self, expert: int, density: float) -> Cut:
         count = ops.kept_count(self.numel, density)
-        return self._once(
-            ("cut", expert, density), lambda: find_cut(lambda: self._blocks(expert), count), wait
-        )
-
-    def cuts(self, experts: int, density: float) -> list[Cut]:
-        """Return the cut of each expert; threads that ask at once share the finding of them."""
-        for expert in range(experts):
-            self._cut(expert, density, wait=False)
-        return [self.cut(expert, density) for expert in range(experts)]
+        sample = None if self._sample is None else partial(self._sample, expert)
+        return find_cut(partial(self._blocks, expert), count, self.numel, sample)
 
     def total(self, key: str, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
         """Return the float64 sum of `values(block, start)` over the expert, remembered by `key`."""
@@ -62,18 +62,13 @@ class Whole:
             start += block.numel()
         return total
 
-    def _once(self, key: Any, find: Callable[[], Any], wait: bool = True) -> Any:
-        """Return a fact; without `wait`, None while another thread is finding it."""
+    def _once(self, key: Any, find: Callable[[], Any]) -> Any:
         with self._lock:
             of_key = self._locks.setdefault(key, threading.Lock())
-        if not of_key.acquire(blocking=wait):
-            return None
-        try:
+        with of_key:
             if key not in self._known:
                 self._known[key] = find()
             return self._known[key]
-        finally:
-            of_key.release()
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +128,7 @@ class Stack:
             return self.deltas
         flat = self.deltas.reshape(len(self.deltas), -1)
         trimmed = torch.empty_like(flat)
-        cuts = whole.cuts(len(flat), density)
+        cuts = [whole.cut(expert, density) for expert in range(len(flat))]
         for delta, out, cut in zip(flat, trimmed, cuts, strict=True):
             ties = min(len(delta), max(0, cut.last + 1 - start))
             ops.shrink(delta, cut.threshold, ties, out)

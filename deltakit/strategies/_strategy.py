@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hin
 import msgspec
 
 from deltakit.errors import BadValue, nearest
-from deltakit.strategies._stack import Stack
+from deltakit.strategies._stack import Stack, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,13 @@ class Strategy(ABC):
         The fact of a parameter reaches `merge` as `stack.fact`.
         """
         return {}
+
+    def look(self, whole: Whole, expert: int) -> None:
+        """Find what `merge` will ask of a whole parameter (or model) about one expert.
+
+        Only a matter of time: it is called before the first merge of the parameter, for different
+        experts side by side, so that no merge waits for what another is finding.
+        """
 
     @abstractmethod
     def merge(self, stack: Stack) -> Tensor:

@@ -46,4 +46,4 @@ class DareTies(Drops):
     def merge(self, stack: Stack) -> Tensor:
         deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)
         elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
-        return ops.disjoint_mean(deltas, stack.weights, ops.agreeing(deltas, elected))
+        return ops.disjoint_mean(deltas, stack.weights, elected)

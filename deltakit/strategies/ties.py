@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._stack import Scope, Stack
+from deltakit.strategies._stack import Scope, Stack, Whole
 from deltakit.strategies._strategy import Strategy, check_fraction, check_positive_weights
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class Ties(Strategy):
     def combines(self) -> Literal["mean", "sum"]:
         return self.combine
 
+    def look(self, whole: Whole, expert: int) -> None:
+        whole.cut(expert, self.density)
+
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("ties", weights)
 
@@ -65,8 +68,7 @@ class Ties(Strategy):
             elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
         else:
             elected = ops.count_sign(deltas)
-        agrees = ops.agreeing(deltas, elected)  # (k, *shape)
         if self.combine == "sum":
-            return ops.disjoint_sum(deltas, stack.weights, agrees)
+            return ops.disjoint_sum(deltas, stack.weights, elected)
         divisors = stack.weights if self.divide == "weights" else [1.0] * len(deltas)
-        return ops.disjoint_mean(deltas, stack.weights, agrees, divisors)
+        return ops.disjoint_mean(deltas, stack.weights, elected, divisors)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import secrets
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deltakit.errors import AlreadyThere, BadFile, BadValue, InputChanged, NotFound
+from deltakit.errors import BadFile, InputChanged, NotFound
 
 
 class FileState(NamedTuple):
@@ -77,6 +73,16 @@ class Files:
                 raise
         return fd
 
+    def open_direct(self, path: Path) -> int | None:
+        """Open a file just created for writes past the page cache; None where that is not had."""
+        flag = getattr(os, "O_DIRECT", 0)
+        if not flag:
+            return None
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flag)
+        except OSError:
+            return None
+
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data).cast("B")
         done = 0
@@ -135,124 +141,3 @@ def read_whole(path: Path, files: Files = LOCAL, most: int = 1 << 30) -> bytes:
         return bytes(data)
     finally:
         files.close(fd)
-
-
-def temporary_name(path: Path) -> Path:
-    """Return an unused hidden name beside `path`; `is_temporary` knows it again."""
-    # 40 letters of up to 4 bytes and the rest stay below the 255 bytes a name may have.
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
-
-
-def is_temporary(path: Path) -> bool:
-    return re.fullmatch(r"\..*\.[0-9a-f]{16}\.tmp", path.name, re.DOTALL) is not None
-
-
-class NewFile:
-    """A file of known size, written in any order, that gets its name only when it is complete.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "two"
-    >>> with NewFile(path, 2) as file:
-    ...     file.write(b"b", 1)
-    ...     file.write(b"a", 0)
-    >>> path.read_bytes()
-    b'ab'
-
-    Leaving the `with` block by an exception removes the temporary file. Leaving it normally makes
-    the data durable (fsync), renames, and makes the name durable; should that last step fail, the
-    error is raised and the file is there, complete. `replace=False` refuses a target that exists.
-    """
-
-    def __init__(
-        self, path: Path, size: int = 0, *, replace: bool = False, files: Files = LOCAL
-    ) -> None:
-        if not replace and files.exists(path):
-            raise AlreadyThere("the file exists already", where=str(path), remedy="name another")
-        self.path = path
-        self._files = files
-        self._replace = replace
-        self._temporary = temporary_name(path)
-        try:
-            self._fd = files.create(self._temporary, size)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                files.delete(self._temporary)
-            raise
-
-    def write(self, data: bytes | memoryview, offset: int) -> None:
-        self._files.write(self._fd, data, offset)
-
-    def __enter__(self) -> NewFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        committed = False
-        try:
-            try:
-                if kind is None:
-                    self._files.fsync(self._fd)
-            finally:
-                self._files.close(self._fd)
-            if kind is None:
-                if not self._replace and self._files.exists(self.path):
-                    raise AlreadyThere(
-                        "the file appeared while it was written", where=str(self.path)
-                    )
-                self._files.rename(self._temporary, self.path)
-                committed = True
-                self._files.sync_folder(self.path.parent)
-        finally:
-            if not committed:
-                with contextlib.suppress(OSError):
-                    self._files.delete(self._temporary)
-
-
-def write_whole(path: Path, data: bytes, *, replace: bool = False, files: Files = LOCAL) -> None:
-    """Write a small file durably: temporary, fsync, rename, fsync of the folder."""
-    with NewFile(path, len(data), replace=replace, files=files) as file:
-        file.write(data, 0)
-
-
-def _check_free(path: Path, replace: bool, files: Files) -> None:
-    if not files.exists(path):
-        return
-    if not replace:
-        raise AlreadyThere(
-            "the output exists already",
-            where=str(path),
-            remedy="choose another --out, or pass --overwrite to replace it",
-        )
-    if path.is_symlink() or not path.is_dir():
-        raise BadValue("the output to replace is not a folder", where=str(path))
-
-
-@contextlib.contextmanager
-def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to fill, and rename it to `path` when the block ends well.
-
-    Raises AlreadyThere when `path` exists and `replace` is False, BadValue when it is no folder.
-    With `replace`, the old folder is moved aside before the rename and deleted after it, so a
-    crash leaves one of the two whole.
-    """
-    path = Path(os.path.abspath(path))  # "." has no name to put a temporary one beside
-    _check_free(path, replace, files)
-    files.make_folder(path.parent)
-    temporary, old = temporary_name(path), temporary_name(path)
-    try:
-        files.make_folder(temporary)
-        yield temporary
-        files.sync_folder(temporary)
-        _check_free(path, replace, files)
-        if files.exists(path):
-            files.rename(path, old)
-        files.rename(temporary, path)
-        files.sync_folder(path.parent)
-    except BaseException:
-        if files.exists(old) and not files.exists(path):
-            files.rename(old, path)
-        with contextlib.suppress(OSError):
-            files.delete_folder(temporary)
-        raise
-    finally:
-        if files.exists(old) and files.exists(path):
-            files.delete_folder(old)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from deltakit.tensors import header
 from deltakit.tensors.dtypes import DTYPES
-from deltakit.tensors.files import LOCAL, Files, NewFile
+from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.new_file import NewFile
 
 
 def layout(infos: Mapping[str, TensorInfo]) -> list[tuple[str, TensorInfo]]:
@@ -47,6 +48,10 @@ class SafetensorsWriter:
         self._ends = {name: self._offsets[name] + info.nbytes for name, info in ordered}
         self._file = NewFile(path, at, replace=replace, files=files)
         self._prefix = prefix
+
+    def offset(self, name: str) -> int:
+        """Return where in the file tensor `name` begins."""
+        return self._offsets[name]
 
     def write(self, name: str, start: int, data: bytes | memoryview) -> None:
         """Write `data` at byte `start` of tensor `name`."""

@@ -13,7 +13,8 @@ import torch
 from deltakit.errors import NotFound
 from deltakit.importance import ImportanceMap
 from deltakit.store import Store
-from deltakit.tensors.files import LOCAL, Files, is_temporary
+from deltakit.tensors.files import LOCAL, Files
+from deltakit.tensors.new_file import is_temporary
 from tests.failing import FailingFiles
 from tests.store.conftest import Project, content, copied
 from tests.store.crashing import Died, DyingFiles

@@ -12,7 +12,8 @@ import pytest
 from deltakit.errors import BadValue
 from deltakit.store import Store
 from deltakit.store.home import Busy
-from deltakit.tensors.files import Files, temporary_name
+from deltakit.tensors.files import Files
+from deltakit.tensors.new_file import temporary_name
 from tests.store.conftest import Project, content
 
 

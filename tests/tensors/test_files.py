@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from deltakit.errors import AlreadyThere, BadFile, BadValue, NotFound
-from deltakit.tensors.files import (
-    LOCAL,
-    Files,
-    NewFile,
-    is_temporary,
-    new_folder,
-    read_whole,
-    temporary_name,
-    write_whole,
-)
+from deltakit.tensors.files import LOCAL, Files, read_whole
+from deltakit.tensors.new_file import NewFile, is_temporary, temporary_name, write_whole
+from deltakit.tensors.new_folder import new_folder
 from tests.failing import FailingFiles
 
 
