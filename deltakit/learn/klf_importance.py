@@ -11,11 +11,14 @@ from torch import Tensor
 from deltakit.errors import BadValue, DeltakitError
 from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
+from deltakit.learn.gradients import Gradient, finite
 from deltakit.learn.parameters import tracked
 from deltakit.learn.rank_units import A, B, adapted_modules, rank_scores
+from deltakit.learn.scores import Part
 from deltakit.tensors.checkpoint import Checkpoint
 
 TIMINGS = ("before", "after")
+BUFFERS = ("device", "cpu")
 
 
 class KlfImportance:
@@ -33,12 +36,13 @@ class KlfImportance:
     >>> list(importance.map("sums"))
     ['bias', 'weight']
 
-    State is two float32 buffers per tracked parameter, zero at the start: attach anew for every
-    task. What is scored is the gradient found in `.grad`: with clipping that is the clipped one
-    (a clip at 1.0 is active on most steps of a fine-tuning), so call `step` after it; with a
-    GradScaler call `scaler.unscale_(optimizer)` first; with gradient accumulation call it once
-    per optimizer step. A parameter without a gradient counts as gradient zero: s = 0, and its
-    state decays. Scores: `first` |w g|, `second` (w g)^2, `mixed` |w g - (w g)^2 / 2|.
+    State is two float32 buffers per tracked parameter (`buffer_bytes`) and a block to work in
+    (`scratch_bytes`), zero at the start: attach anew for every task. What is scored is the
+    gradient found in `.grad`: with clipping that is the clipped one (a clip at 1.0 is active on
+    most steps of a fine-tuning), so call `step` after it; with a GradScaler call
+    `scaler.unscale_(optimizer)` first; with gradient accumulation call it once per optimizer
+    step. A parameter or an embedding's row without a gradient counts as gradient zero: s = 0, and
+    its state decays. Scores: `first` |w g|, `second` (w g)^2, `mixed` |w g - (w g)^2 / 2|.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class KlfImportance:
         a2: float,
         timing: str,
         base: str | None,
+        every: int = 1,
+        buffers: str = "device",
     ) -> None:
         self.parameters = parameters
         self.units = units
@@ -59,8 +65,18 @@ class KlfImportance:
         self.a2 = scores.check_decay("a2", a2)
         if timing not in TIMINGS:
             raise BadValue("unknown timing", expected=" or ".join(TIMINGS), got=timing)
+        if every < 1:
+            raise BadValue(
+                "every is below 1",
+                expected="a number of optimizer steps, 1 to score each of them",
+                got=str(every),
+            )
+        if buffers not in BUFFERS:
+            raise BadValue("unknown place for buffers", expected=" or ".join(BUFFERS), got=buffers)
         self.timing = timing
         self.base = base
+        self.every = every
+        self.buffers = buffers
         self.steps = 0
         self.skipped = 0
         self._calls = 0
@@ -79,6 +95,8 @@ class KlfImportance:
         base: str | Path | None = None,
         names: Iterable[str] | None = None,
         units: str = "tensor",
+        every: int = 1,
+        buffers: str = "device",
     ) -> KlfImportance:
         """Start following the trainable parameters of `model`; nothing in it is changed.
 
@@ -88,8 +106,12 @@ class KlfImportance:
         `base` is the checkpoint the training starts from; its fingerprint goes into the map, so
         that a map cannot be merged with deltas of another base. `names` keeps only these
         parameters (checkpoint names). `units="rank"` gives one score a rank of a LoRA, for which
-        the paper takes `score="mixed"`. Raises `BadValue` for a setting or name that is wrong and
-        `DeltakitError` for units that capture does not support.
+        the paper takes `score="mixed"`. `every=n` scores the first call of `step` and every n-th
+        after it: a n-th of the cost, and a window n times as long in training steps.
+        `buffers="cpu"` keeps the two buffers in main memory, for a model that fills its
+        accelerator; each step then moves one float32 a tracked parameter there. Raises `BadValue`
+        for a setting or name that is wrong and `DeltakitError` for units that capture does not
+        support.
         """
         if units not in ("tensor", "rank"):
             raise DeltakitError(
@@ -108,6 +130,8 @@ class KlfImportance:
             a2=a2,
             timing=timing,
             base=None if base is None else Checkpoint.open(base).fingerprint(),
+            every=every,
+            buffers=buffers,
         )
 
     @torch.no_grad()
@@ -117,38 +141,40 @@ class KlfImportance:
         A NaN or infinite gradient anywhere skips the step for the whole map, bit for bit, and is
         counted. Raises `DeltakitError` when no tracked parameter has a gradient.
         """
-        gradients = {
-            name: p.grad.to_dense() if p.grad.is_sparse else p.grad
-            for name, p in self.parameters.items()
-            if p.grad is not None
-        }
-        if not gradients:
+        if all(p.grad is None for p in self.parameters.values()):
             raise DeltakitError(
                 "no tracked parameter has a gradient",
                 where="KlfImportance.step",
                 remedy="call it after backward() and before zero_grad()",
             )
+        # With `timing="after"` as in the reference: its first step is not scored.
+        turn = self._calls - (self.timing == "after")
         self._calls += 1
-        if self.timing == "after" and self._calls == 1:
+        if turn < 0 or turn % self.every:
             return False
-        if not _finite(gradients.values()):
+        gradients = {
+            name: Gradient.of(p.grad) for name, p in self.parameters.items() if p.grad is not None
+        }
+        if not finite(gradients.values()):
             self.skipped += 1
             return False
+        rule = scores.Rule(self.score, self.a1, self.a2)
+        dense: dict[torch.device, list[Part]] = {}
         for name, parameter in self.parameters.items():
             state, spread = self._buffers(name, parameter)
-            if name not in gradients:
+            gradient = gradients.get(name)
+            if gradient is None:
                 scores.decay_(state, spread, self.a1, self.a2)
-                continue
-            scores.step_(
-                state,
-                spread,
-                parameter,
-                gradients[name],
-                self._scratch[parameter.device],
-                score=self.score,
-                a1=self.a1,
-                a2=self.a2,
-            )
+            elif gradient.rows is None:
+                part = Part(state, spread, parameter.reshape(-1), gradient.values.reshape(-1))
+                dense.setdefault(parameter.device, []).append(part)
+            else:
+                scratch = self._scratch[parameter.device]
+                scores.step_rows_(
+                    state, spread, parameter, gradient.values, gradient.rows, scratch, rule
+                )
+        for device, parts in dense.items():
+            scores.step_(parts, self._scratch[device], rule)
         self.steps += 1
         return True
 
@@ -177,6 +203,7 @@ class KlfImportance:
                 "a1": repr(self.a1),
                 "a2": repr(self.a2),
                 "timing": self.timing,
+                "every": str(self.every),
                 "steps": str(self.steps),
                 "steps_skipped_nonfinite": str(self.skipped),
                 **(provenance or {}),
@@ -199,6 +226,16 @@ class KlfImportance:
         state, spread = self._state[name]
         return (state * spread).view(self.parameters[name].shape)
 
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of I and U, from the first counted step on: 8 a tracked scalar."""
+        return sum(buffer.nbytes for pair in self._state.values() for buffer in pair)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes to work in, the same for a model of any size: 1.5 MiB on a CPU."""
+        return sum(s.product.nbytes + s.gradient.nbytes for s in self._scratch.values())
+
     def save(self, path: str | Path, task: str, *, replace: bool = False) -> None:
         """Write `map(task)` to `path`, a safetensors file; refuse an existing one by default."""
         self.map(task).save(path, replace=replace)
@@ -207,21 +244,9 @@ class KlfImportance:
         # Made at the first counted step: by then the model sits on its training device.
         if name not in self._state:
             size, device = parameter.numel(), parameter.device
-            self._state[name] = (
-                torch.zeros(size, device=device),
-                torch.zeros(size, device=device),
-            )
+            place = torch.device("cpu") if self.buffers == "cpu" else device
+            self._state[name] = (torch.zeros(size, device=place), torch.zeros(size, device=place))
             if device not in self._scratch:
-                largest = max(p.numel() for p in self.parameters.values())
-                self._scratch[device] = scores.Scratch(device, largest)
+                total = sum(p.numel() for p in self.parameters.values())
+                self._scratch[device] = scores.Scratch(device, total)
         return self._state[name]
-
-
-def _finite(gradients: Iterable[Tensor]) -> bool:
-    # An extreme is NaN or infinite exactly when an entry is: ten times faster than a mask of all
-    # entries, no memory, one sync per device.
-    extremes: dict[torch.device, list[Tensor]] = {}
-    for gradient in gradients:
-        found = extremes.setdefault(gradient.device, [])
-        found.extend(extreme.float() for extreme in torch.aminmax(gradient))
-    return all(bool(torch.isfinite(torch.stack(found)).all()) for found in extremes.values())

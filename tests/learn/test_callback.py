@@ -100,6 +100,17 @@ def test_accumulated_and_clipped_steps_equal_a_manual_loop(tmp_path, timing):
     assert max(found.values()) > 0
 
 
+def test_every_nth_step_and_buffers_on_the_cpu_are_settings_too(tmp_path):
+    maps = {}
+    for every in (1, 2):
+        file = tmp_path / f"{every}.safetensors"
+        callback = KlfImportanceCallback(file, task="toy", every=every, buffers="cpu")
+        trainer(without_dropout(), tmp_path, callback).train()
+        maps[every] = ImportanceMap.open(file)
+    assert (maps[1].provenance["steps"], maps[2].provenance["steps"]) == ("3", "2")
+    assert dict(maps[1]) != dict(maps[2])
+
+
 def test_bf16_autocast_is_captured_at_full_precision(tmp_path):
     file = tmp_path / "toy.safetensors"
     callback = KlfImportanceCallback(file, task="toy")

@@ -183,12 +183,129 @@ def test_sparse_gradients_count_as_dense_ones():
     assert maps[0] == maps[1] > 0
 
 
-def test_state_is_two_buffers_of_the_tracked_size():
-    model = nn.Linear(30, 30)
+def naive(weights: list, gradients: list, a1: float = 0.85, a2: float = 0.85) -> list:
+    """The page's recurrence over whole tensors, out of place: [(I, U)] by parameter."""
+    states = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
+    for step in gradients:
+        for at, (w, g) in enumerate(zip(weights, step, strict=True)):
+            s = (w * g).abs()
+            i = torch.lerp(states[at][0], s, 1 - a1)
+            states[at] = i, torch.lerp(states[at][1], (s - i).abs(), 1 - a2)
+    return states
+
+
+def drawn(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+TALL = 5000
+
+
+def of_all_sizes() -> nn.ParameterDict:
+    """Less than a block, more than one, and a tall embedding that a step reaches few rows of."""
+    shapes = {"bias": (7,), "scale": (300,), "wide": (400, 1000), "words": (TALL, 8)}
+    return nn.ParameterDict(
+        {n: nn.Parameter(drawn(s, seed)) for seed, (n, s) in enumerate(shapes.items())}
+    )
+
+
+def gradients_of(model: nn.ParameterDict, step: int) -> list[torch.Tensor]:
+    found = [drawn(tuple(p.shape), 10 * step + n) for n, p in enumerate(model.values())]
+    rows = found[-1]
+    rows[torch.arange(TALL) % 7 != step] = 0
+    rows[step] = -0.0
+    rows[step + 1, 3] = 1e-30  # the only entry of its row, and no norm would see it
+    return found
+
+
+def follow(capture: KlfImportance, model: nn.ParameterDict, steps: range) -> KlfImportance:
+    for step in steps:
+        for parameter, gradient in zip(model.values(), gradients_of(model, step), strict=True):
+            parameter.grad = gradient
+        capture.step()
+    return capture
+
+
+@pytest.mark.parametrize("buffers", ["device", "cpu"])
+@pytest.mark.parametrize(("a1", "a2"), [(0.85, 0.85), (0.3, 0.9)])
+def test_state_equals_the_recurrence_over_whole_tensors_bit_for_bit(buffers, a1, a2):
+    model = of_all_sizes()
+    capture = follow(KlfImportance.attach(model, a1=a1, a2=a2, buffers=buffers), model, range(5))
+    weights = [p.detach() for p in model.values()]
+    expected = naive(weights, [gradients_of(model, step) for step in range(5)], a1, a2)
+    for pair, name in zip(expected, model, strict=True):
+        for found, wanted in zip(capture._state[name], pair, strict=True):
+            assert found.device.type == "cpu"
+            assert torch.equal(found, wanted.reshape(-1)), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_a_nonfinite_entry_in_a_row_of_an_embedding_skips_the_step(bad):
+    model = of_all_sizes()
+    capture = follow(KlfImportance.attach(model), model, range(1))
+    before = {name: [t.clone() for t in pair] for name, pair in capture._state.items()}
+    model["words"].grad[4321, 5] = bad
+    assert capture.step() is False
+    assert (capture.steps, capture.skipped) == (1, 1)
+    for name, pair in capture._state.items():
+        assert all(torch.equal(t, b) for t, b in zip(pair, before[name], strict=True))
+
+
+def test_gradients_whose_norm_overflows_are_finite_all_the_same():
+    model = scalar().half()
     capture = KlfImportance.attach(model)
-    feed(capture, model, 0.1)
+    feed(capture, model, 6e4)
+    wide = nn.Linear(4, 1, bias=False)
+    other = KlfImportance.attach(wide)
+    feed(other, wide, 3e38)  # the sum of squares is infinite
+    assert (capture.steps, other.steps) == (1, 1)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("timing", ["before", "after"])
+def test_every_n_equals_the_formula_on_the_first_step_and_each_nth_after(every, timing):
+    model = of_all_sizes()
+    sampled = follow(KlfImportance.attach(model, timing=timing, every=every), model, range(7))
+    first = 1 if timing == "after" else 0
+    whole = KlfImportance.attach(model)
+    for step in range(first, 7, every):
+        follow(whole, model, range(step, step + 1))
+    assert dict(sampled.map("t")) == dict(whole.map("t"))
+    assert sampled.steps == whole.steps == len(range(first, 7, every))
+    assert sampled.map("t").provenance["every"] == str(every)
+
+
+def test_a_step_that_is_not_sampled_is_not_looked_at():
+    model = scalar()
+    capture = KlfImportance.attach(model, every=2)
+    feed(capture, model, 1.0, float("nan"), 1.0)
+    assert (capture.steps, capture.skipped) == (2, 0)
+    model.weight.grad = None
+    with pytest.raises(DeltakitError, match="no tracked parameter has a gradient"):
+        capture.step()
+
+
+@pytest.mark.parametrize("every", [0, -3])
+def test_every_below_one_is_refused(every):
+    with pytest.raises(BadValue, match="every is below 1") as caught:
+        KlfImportance.attach(scalar(), every=every)
+    assert caught.value.got == str(every)
+
+
+def test_an_unknown_place_for_buffers_is_refused():
+    with pytest.raises(BadValue, match="device or cpu"):
+        KlfImportance.attach(scalar(), buffers="gpu")
+
+
+def test_state_is_exactly_two_buffers_of_the_tracked_size():
+    model = of_all_sizes()
+    capture = KlfImportance.attach(model)
+    assert (capture.buffer_bytes, capture.scratch_bytes) == (0, 0)
+    follow(capture, model, range(2))
+    assert capture.buffer_bytes == 2 * sum(p.nbytes for p in model.parameters())
     held = [t for pair in capture._state.values() for t in pair]
-    assert sum(t.numel() for t in held) == 2 * sum(p.numel() for p in model.parameters())
+    assert capture.buffer_bytes == sum(t.untyped_storage().nbytes() for t in held)
+    assert capture.scratch_bytes == 2 * 1.5 * 2**17 * 4
 
 
 def test_names_keep_only_those_parameters():

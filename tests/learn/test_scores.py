@@ -10,11 +10,12 @@ from deltakit.learn import scores
 def run(
     score: str, weights: torch.Tensor, gradients: list[torch.Tensor], **decays: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    settings = {"a1": 0.85, "a2": 0.85, **decays}
+    rule = scores.Rule(score, **{"a1": 0.85, "a2": 0.85, **decays})
     state, spread = torch.zeros(weights.numel()), torch.zeros(weights.numel())
     scratch = scores.Scratch(torch.device("cpu"), weights.numel())
     for gradient in gradients:
-        scores.step_(state, spread, weights, gradient, scratch, score=score, **settings)
+        flat = weights.reshape(-1), gradient.reshape(-1)
+        scores.step_([scores.Part(state, spread, *flat)], scratch, rule)
     return state, spread
 
 
