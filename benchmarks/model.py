@@ -118,7 +118,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate)
     losses, capture = [], 0.0
     scorer.encoder.train()
-    for step, rows in zip(range(training.steps), _batches(task, training), strict=False):
+    for step, rows in zip(range(training.steps), batches(task, training), strict=False):
         texts, targets = zip(*rows, strict=True)
         loss = scorer.loss(texts, task.options, targets)
         loss.backward()
@@ -137,7 +137,8 @@ def _fit(
     return losses, capture
 
 
-def _batches(task: data.Task, training: Training) -> Iterator[Sequence[data.Row]]:
+def batches(task: data.Task, training: Training) -> Iterator[Sequence[data.Row]]:
+    """Yield a task's batches without end, shuffled anew for every pass."""
     draw = random.Random(f"{task.name} {training.seed}")
     while True:
         rows = draw.sample(task.train, len(task.train))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 from deltakit.errors import BadValue, DeltakitError
 from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
+from deltakit.learn.blocks import Part, Scratch, step_, step_rows_
 from deltakit.learn.gradients import Gradient, finite
 from deltakit.learn.parameters import tracked
 from deltakit.learn.rank_units import A, B, adapted_modules, rank_scores
-from deltakit.learn.scores import Part
 from deltakit.tensors.checkpoint import Checkpoint
 
 TIMINGS = ("before", "after")
@@ -65,9 +65,9 @@ class KlfImportance:
         self.a2 = scores.check_decay("a2", a2)
         if timing not in TIMINGS:
             raise BadValue("unknown timing", expected=" or ".join(TIMINGS), got=timing)
-        if every < 1:
+        if not isinstance(every, int) or every < 1:
             raise BadValue(
-                "every is below 1",
+                "every is no whole number above 0",
                 expected="a number of optimizer steps, 1 to score each of them",
                 got=str(every),
             )
@@ -81,7 +81,7 @@ class KlfImportance:
         self.skipped = 0
         self._calls = 0
         self._state: dict[str, tuple[Tensor, Tensor]] = {}
-        self._scratch: dict[torch.device, scores.Scratch] = {}
+        self._scratch: dict[torch.device, Scratch] = {}
 
     @classmethod
     def attach(
@@ -159,24 +159,25 @@ class KlfImportance:
             self.skipped += 1
             return False
         rule = scores.Rule(self.score, self.a1, self.a2)
-        dense: dict[torch.device, list[Part]] = {}
         for name, parameter in self.parameters.items():
             state, spread = self._buffers(name, parameter)
             gradient = gradients.get(name)
             if gradient is None:
                 scores.decay_(state, spread, self.a1, self.a2)
-            elif gradient.rows is None:
-                part = Part(state, spread, parameter.reshape(-1), gradient.values.reshape(-1))
-                dense.setdefault(parameter.device, []).append(part)
-            else:
+            elif gradient.rows is not None:
                 scratch = self._scratch[parameter.device]
-                scores.step_rows_(
-                    state, spread, parameter, gradient.values, gradient.rows, scratch, rule
-                )
-        for device, parts in dense.items():
-            scores.step_(parts, self._scratch[device], rule)
+                step_rows_(state, spread, parameter, gradient.values, gradient.rows, scratch, rule)
+        for device, scratch in self._scratch.items():
+            step_(self._dense(gradients, device), scratch, rule)
         self.steps += 1
         return True
+
+    def _dense(self, gradients: Mapping[str, Gradient], device: torch.device) -> Iterator[Part]:
+        for name, gradient in gradients.items():
+            parameter = self.parameters[name]
+            if gradient.rows is None and parameter.device == device:
+                flat = parameter.reshape(-1), gradient.values.reshape(-1)
+                yield Part(*self._state[name], *flat)
 
     def map(self, task: str, provenance: Mapping[str, str] | None = None) -> ImportanceMap:
         """Return one float32 score a skill unit: the mean of I*U over it.
@@ -248,5 +249,5 @@ class KlfImportance:
             self._state[name] = (torch.zeros(size, device=place), torch.zeros(size, device=place))
             if device not in self._scratch:
                 total = sum(p.numel() for p in self.parameters.values())
-                self._scratch[device] = scores.Scratch(device, total)
+                self._scratch[device] = Scratch(device, total)
         return self._state[name]

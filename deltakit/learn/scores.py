@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,11 +9,26 @@ from torch import Tensor
 
 from deltakit.errors import BadValue, nearest
 
+Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's _foreach functions take
+
 SCORES = ("first", "second", "mixed")
 
 # One block of a parameter at a time. On a CPU the block and its scratch stay in cache (three times
 # the speed of whole tensors); on an accelerator launches cost more than memory traffic.
 CPU_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24
+
+
+class Rule(NamedTuple):
+    """Which sensitivity is followed, and how much of I and U a step keeps."""
+
+    score: str
+    a1: float
+    a2: float
+
+
+def block_size(device: torch.device) -> int:
+    """Return how many scalars are worked on at a time."""
+    return CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
 
 
 def check_score(score: str) -> str:
@@ -57,9 +71,7 @@ def sensitivity_(product: Tensor, score: str) -> Tensor:
     return product.addcmul_(product, product, value=-0.5).abs_()
 
 
-def update_(
-    state: Sequence[Tensor], spread: Sequence[Tensor], s: Sequence[Tensor], a1: float, a2: float
-) -> None:
+def update_(state: Tensors, spread: Tensors, s: Tensors, a1: float, a2: float) -> None:
     """Advance I (`state`) and U (`spread`) by one sensitivity; `s` is used up as scratch.
 
     >>> i, u = torch.zeros(1), torch.zeros(1)
@@ -68,7 +80,7 @@ def update_(
     (0.03..., 0.0255...)
 
     I = a1*I + (1-a1)*s, then U = a2*U + (1-a2)*|s - I| with the I just updated; no bias
-    correction. The three are lists of float32 tensors whose shapes agree.
+    correction. The three hold as many float32 tensors, of the same shapes.
     """
     torch._foreach_lerp_(state, s, 1 - a1)
     torch._foreach_sub_(s, state)
@@ -82,113 +94,10 @@ def decay_(state: Tensor, spread: Tensor, a1: float, a2: float) -> None:
     The same bits as `update_` with s = 0, for half the memory traffic.
     """
     zero = torch.zeros((), device=state.device)
-    size = _block(state.device)
+    size = block_size(state.device)
     for i, u in zip(state.split(size), spread.split(size), strict=True):
         i.lerp_(zero, 1 - a1)
         u.lerp_(i, 1 - a2)  # |0 - I| = I, because I is never negative
-
-
-class Rule(NamedTuple):
-    """Which sensitivity is followed, and how much of I and U a step keeps."""
-
-    score: str
-    a1: float
-    a2: float
-
-
-class Part(NamedTuple):
-    """I, U, weight and gradient of some scalars: four flat tensors of one length."""
-
-    state: Tensor
-    spread: Tensor
-    weight: Tensor
-    gradient: Tensor
-
-
-class Scratch:
-    """Two reusable float32 blocks on one device, in which a step's products are formed."""
-
-    def __init__(self, device: torch.device, most: int) -> None:
-        size = min(3 * _block(device) // 2, most)
-        self.product = torch.empty(size, device=device)
-        self.gradient = torch.empty(size, device=device)
-
-
-def step_(parts: Iterable[Part], scratch: Scratch, rule: Rule) -> None:
-    """Advance I and U of all parts by their weights and gradients, block by block.
-
-    State and spread are float32, on the scratch's device or another; weights and gradients are of
-    any float dtype, and are only read. Half precision is widened before it is multiplied.
-    """
-    for batch in _batches(parts, _block(scratch.product.device)):
-        state, spread, weight, gradient = zip(*batch, strict=True)
-        s = sensitivity_(_products(weight, gradient, scratch), rule.score)
-        if state[0].device != s.device:
-            s = s.to(state[0].device)
-        update_(state, spread, s.split([part.numel() for part in state]), rule.a1, rule.a2)
-
-
-def step_rows_(
-    state: Tensor,
-    spread: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    rows: Tensor,
-    scratch: Scratch,
-    rule: Rule,
-) -> None:
-    """Advance a parameter of which only some rows have a gradient: all others decay.
-
-    `gradient` (m, ...) holds the rows (m,) of `weight` (n, ...) that are not zero; state and
-    spread are flat. The same bits as `step_` with the zeros written out, for finite weights.
-    """
-    at = rows.to(state.device)
-    matrices = state.view(weight.shape), spread.view(weight.shape)  # (n, ...)
-    i, u = (matrix[at] for matrix in matrices)  # (m, ...)
-    decay_(state, spread, rule.a1, rule.a2)
-    if len(rows):
-        flat = (tensor.reshape(-1) for tensor in (i, u, weight[rows], gradient))
-        step_([Part(*flat)], scratch, rule)
-    for matrix, reached in zip(matrices, (i, u), strict=True):
-        matrix.index_copy_(0, at, reached)
-
-
-def _products(weights: Sequence[Tensor], gradients: Sequence[Tensor], scratch: Scratch) -> Tensor:
-    lengths = [weight.numel() for weight in weights]
-    p = scratch.product[: sum(lengths)]
-    if len(lengths) == 1 and weights[0].dtype == gradients[0].dtype == p.dtype:
-        return torch.mul(weights[0], gradients[0], out=p)
-    g = scratch.gradient[: sum(lengths)]
-    torch._foreach_copy_(p.split(lengths), weights)
-    torch._foreach_copy_(g.split(lengths), gradients)
-    return p.mul_(g)
-
-
-def _batches(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
-    """Cut large parts and put small ones together, about `size` scalars at a time.
-
-    No batch has more than half of `size` over it, nor a small rest: a call has its price.
-    """
-    small: list[Part] = []
-    room = size
-    for part in parts:
-        length = part.weight.numel()
-        if length < size // 8:
-            if length > room:
-                yield small
-                small, room = [], size
-            small.append(part)
-            room -= length
-            continue
-        even = -(-length // max(1, round(length / size)))
-        for block in zip(*(tensor.split(even) for tensor in part), strict=True):
-            yield [Part(*block)]
-    if small:
-        yield small
-
-
-def _block(device: torch.device) -> int:
-    return CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
 
 
 def unit_score(state: Tensor, spread: Tensor) -> float:

@@ -285,9 +285,9 @@ def test_a_step_that_is_not_sampled_is_not_looked_at():
         capture.step()
 
 
-@pytest.mark.parametrize("every", [0, -3])
-def test_every_below_one_is_refused(every):
-    with pytest.raises(BadValue, match="every is below 1") as caught:
+@pytest.mark.parametrize("every", [0, -3, 2.5, "2"])
+def test_every_that_is_no_count_is_refused(every):
+    with pytest.raises(BadValue, match="every is no whole number above 0") as caught:
         KlfImportance.attach(scalar(), every=every)
     assert caught.value.got == str(every)
 

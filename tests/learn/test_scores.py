@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deltakit.errors import BadValue
-from deltakit.learn import scores
+from deltakit.learn import blocks, scores
 
 
 def run(
@@ -12,10 +12,10 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rule = scores.Rule(score, **{"a1": 0.85, "a2": 0.85, **decays})
     state, spread = torch.zeros(weights.numel()), torch.zeros(weights.numel())
-    scratch = scores.Scratch(torch.device("cpu"), weights.numel())
+    scratch = blocks.Scratch(torch.device("cpu"), weights.numel())
     for gradient in gradients:
         flat = weights.reshape(-1), gradient.reshape(-1)
-        scores.step_([scores.Part(state, spread, *flat)], scratch, rule)
+        blocks.step_([blocks.Part(state, spread, *flat)], scratch, rule)
     return state, spread
 
 
