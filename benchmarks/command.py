@@ -25,7 +25,7 @@ class Command:
             raise DeltakitError(
                 "the deltakit command is not installed beside this Python",
                 where=str(self.program),
-                remedy="run `make demo`, or install with: pip install -e .",
+                remedy="run it with make (see `make help`), or install with: pip install -e .",
             )
 
     def __call__(self, *words: str, silent: bool = False) -> None:
@@ -34,7 +34,7 @@ class Command:
         done = self._run(words, capture=silent)
         if done.returncode:
             raise DeltakitError(
-                "a command of the demo failed",
+                "a deltakit command failed",
                 where=f"{shlex.join(['deltakit', *words])} (in {self.folder})",
                 got=(done.stderr or f"exit code {done.returncode}, see above").strip(),
             )

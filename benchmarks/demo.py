@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks import data, table
 from benchmarks.command import Command
+from benchmarks.machine import machine
 from benchmarks.merges import CONTROLS, MASKED, MERGES, TASKS
 from benchmarks.model import Training, base_folder, train, workers
 from benchmarks.scores import Scores, write_json
@@ -187,6 +188,7 @@ def report(
     whole = sum(file.stat().st_size for file in (out / "models" / TASKS[0]).glob("*.safetensors"))
     sized = ", ".join(f"{delta['task']} {table.size(delta['bytes'])}" for delta in stored)
     today = datetime.datetime.now().astimezone().date().isoformat()
+    here = machine("torch", "transformers")
     notes = [
         f"Percent right on {len(exams[0].test)} test rows a task (sms: mean recall of its two "
         "classes); one seed, so differences under about two points say nothing. No setting was "
@@ -197,7 +199,7 @@ def report(
         "tenth (--mask sotu --p 0.9).",
         f"{command}, {today}: {cost['minutes']} minutes, {cost['cpu_minutes']} of processor time"
         + ("" if cost["trained_now"] else ", trainings reused")
-        + f"; {training.steps} steps a task. {table.machine()}.",
+        + f"; {training.steps} steps a task. {here}.",
         f"Everything lies in {out}: models/, importance/, merged/, the store .deltakit/, "
         "table.txt, results.json.",
     ]
@@ -208,7 +210,7 @@ def report(
     found = {
         "command": command,
         "date": today,
-        "machine": table.machine(),
+        "machine": here,
         **cost,
         "training": asdict(training),
         "test_rows": {task.name: len(task.test) for task in exams},

@@ -1,0 +1,132 @@
+"""The merges whose speed is measured, and what each of them reads."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import synthetic
+from benchmarks.command import Command
+from deltakit.importance import ImportanceMap
+from deltakit.store import Store
+from deltakit.strategies import names
+
+MASKS = {
+    "sotu": "--mask sotu --p 0.9 --seed 0",
+    "magnitude": "--mask magnitude --density 0.1",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A merge: the strategy with its settings, and where its deltas come from."""
+
+    name: str
+    strategy: str
+    settings: str = ""
+    mask: str | None = None  # of the stored deltas; without, the fine-tuned models are read
+    importance: bool = False
+    experts: int | None = None  # where the strategy takes just so many
+
+    @property
+    def known(self) -> bool:
+        """Whether this deltakit has the strategy."""
+        return self.strategy in names()
+
+    def words(self, inputs: Inputs) -> list[str]:
+        """Return the words of the command, all but --out."""
+        words = ["merge", *self._tasks(inputs), "--strategy", self.strategy]
+        words += [word for setting in self.settings.split() for word in ("--set", setting)]
+        if self.mask is None:
+            words += ["--base", str(inputs.base)]
+        else:
+            words += ["--store", str(inputs.store)]
+        for path in inputs.maps() if self.importance else ():
+            words += ["--importance", str(path)]
+        return words
+
+    def files(self, inputs: Inputs) -> list[Path]:
+        """Return the weight files that the merge has to read; makes those not there yet."""
+        if self.mask is None:
+            folders = [inputs.base, *inputs.experts[: self.experts]]
+            return [path for folder in folders for path in _weights(folder)]
+        tasks = self._tasks(inputs)
+        store = Store.open(inputs.store)
+        return [*_weights(inputs.base), *(store.task(task).delta_path for task in tasks)]
+
+    def _tasks(self, inputs: Inputs) -> list[str]:
+        if self.mask is None:
+            return [str(path) for path in inputs.experts[: self.experts]]
+        return inputs.tasks(self.mask)[: self.experts]
+
+
+CASES = (
+    Case("average", "average"),
+    Case("task_arithmetic", "task_arithmetic"),
+    Case("slerp", "slerp", experts=2),
+    Case("sotu", "sotu", "p=0.9"),
+    Case("dare", "dare", "p=0.9"),
+    Case("dare_ties", "dare_ties", "p=0.9"),
+    Case("ties", "ties", "density=0.2"),
+    Case("klf", "klf", importance=True),
+    # A stored mask is drawn or trimmed already: the first only adds, the second keeps all it finds.
+    Case("sotu_stored", "task_arithmetic", mask="sotu"),
+    Case("ties_stored", "ties", "density=0.1", mask="magnitude"),
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A base and fine-tunes of it, and what is made of them on first use, beside them."""
+
+    shape: synthetic.Shape
+    base: Path
+    experts: Sequence[Path]
+
+    @classmethod
+    def of(cls, shape: synthetic.Shape, experts: int, cache: Path) -> Inputs:
+        """Return the models, made when they are not in the cache."""
+        return cls(shape, *synthetic.models(shape, experts, cache))
+
+    @property
+    def store(self) -> Path:
+        """The store beside the models."""
+        return self.base.parent / ".deltakit"
+
+    @property
+    def size(self) -> int:
+        """Bytes of one model's weight files."""
+        return sum(path.stat().st_size for path in _weights(self.base))
+
+    def tasks(self, mask: str) -> list[str]:
+        """Return the names of the stored, masked deltas, each added once."""
+        deltakit = Command(self.base.parent)
+        if not self.store.exists():
+            deltakit("init", silent=True)
+        store = Store.open(self.store)
+        if "base" not in store.bases():
+            deltakit("base", "add", "base", "base", silent=True)
+        found = [f"{path.name}-{mask}" for path in self.experts]
+        for name, path in zip(found, self.experts, strict=True):
+            if name not in store.tasks():
+                words = ["--base", "base", "--model", path.name, *shlex.split(MASKS[mask])]
+                deltakit("add", name, *words, silent=True)
+        return found
+
+    def maps(self) -> list[Path]:
+        """Return an importance map of each fine-tune: seeded scores, one a tensor."""
+        paths = [path.with_name(f"importance-{path.name}.safetensors") for path in self.experts]
+        for seed, path in enumerate(paths):
+            if not path.exists():
+                wanted = sorted(self.shape.infos())
+                scores = torch.rand(len(wanted), generator=torch.Generator().manual_seed(seed))
+                ImportanceMap(dict(zip(wanted, scores, strict=True)), task=path.stem).save(path)
+        return paths
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))

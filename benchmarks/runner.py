@@ -1,0 +1,46 @@
+"""The deltakit command in a process that notes when its libraries are loaded and when it is done.
+
+    python -P benchmarks/runner.py NOTES [--bare] [WORDS OF deltakit ...]
+
+Loads torch and deltakit first, so that what follows is the merge alone; `--bare` leaves that to
+the command, as the installed one does. Writes to NOTES, as JSON: the monotonic clock when the
+libraries were loaded and when the command was done, the processor time at the first of these, and
+whether torch is loaded at the end. Without words it only loads.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    """Run the command and leave the notes."""
+    notes, *words = sys.argv[1:]
+    if words[:1] == ["--bare"]:
+        words = words[1:]
+    else:
+        import torch  # noqa: F401
+
+        import deltakit.merging
+        import deltakit_cli.verbs.merge  # noqa: F401
+    from deltakit_cli.main import main as deltakit
+
+    ready, cpu, code = time.perf_counter(), time.process_time(), 0
+    if words:
+        try:
+            deltakit(words)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+    found = {
+        "ready": ready,
+        "done": time.perf_counter(),
+        "start_cpu": cpu,
+        "torch": "torch" in sys.modules,
+    }
+    Path(notes).write_text(json.dumps(found))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

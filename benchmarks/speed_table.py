@@ -1,0 +1,116 @@
+"""The tables of the speed benchmark, no wider than 80 columns, and their place in a page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks.peer import Race
+from benchmarks.speed import Cost, Run
+from benchmarks.table import WIDTH, size
+from deltakit.errors import BadValue
+
+
+def merges(costs: Sequence[Cost], dry_runs: dict[str, Run]) -> str:
+    """Return a line a merge, under a heading for each size and number of models."""
+    lines = []
+    for (name, models), group in groupby(costs, lambda cost: (cost.size, cost.models)):
+        found = list(group)
+        lines += [f"{name}: {_models(found[0], models)}", "", _MERGES_HEAD]
+        for cost in found:
+            low, mid, high = cost.limit
+            lines.append(
+                f"{cost.name:15}{cost.middle('wall'):8.2f}{cost.middle('merge'):8.2f}"
+                f"{cost.middle('cpu'):8.2f}{cost.middle('peak') / 1e6:6.0f}{cost.above / 1e6:6.0f}"
+                f"{mid:7.2f}{f'{low:.2f}-{high:.2f}':>12}{cost.ratio:7.1f}"
+            )
+        dry = dry_runs[name]
+        loaded = "torch loaded" if dry.torch else "torch not loaded"
+        lines += ["", f"--dry-run of {found[0].name}: whole {dry.wall:.2f} s, {loaded}", ""]
+    start = costs[0].floor
+    notes = [
+        "whole: seconds of the whole process; merge: without the start of interpreter and torch"
+        f" (here {start.start:.2f} s); cpu: seconds of processor time of the whole process; peak:"
+        " anonymous memory in MB; above: over that of a process that only loads torch and deltakit"
+        f" ({start.peak / 1e6:.0f} MB); limit: seconds of reading the inputs and writing one"
+        " output, median and spread; ratio: merge / limit.",
+    ]
+    return "\n".join([*lines, *_wrapped(notes)])
+
+
+_MERGES_HEAD = (
+    f"{'merge':15}{'whole':>8}{'merge':>8}{'cpu':>8}{'peak':>6}{'above':>6}"
+    f"{'limit':>7}{'spread':>12}{'ratio':>7}"
+)
+
+
+def scaling(costs: Sequence[Cost]) -> str:
+    """Return a line a merge, size and number of models: time is to follow the bytes, not memory."""
+    lines = [
+        f"{'merge':15}{'size':>6}{'models':>8}{'GB in':>8}{'GB out':>8}{'merge s':>9}{'s/GB':>7}"
+        f"{'peak MB':>9}{'above MB':>10}"
+    ]
+    for cost in sorted(costs, key=lambda cost: (cost.name, cost.bytes_read)):
+        each = cost.middle("merge") / (cost.bytes_read + cost.bytes_written) * 1e9
+        lines.append(
+            f"{cost.name:15}{cost.size:>6}{cost.models:8}{cost.bytes_read / 1e9:8.2f}"
+            f"{cost.bytes_written / 1e9:8.2f}{cost.middle('merge'):9.2f}{each:7.2f}"
+            f"{cost.middle('peak') / 1e6:9.0f}{cost.above / 1e6:10.0f}"
+        )
+    note = (
+        "merge s: without the start of interpreter and torch; s/GB: over the bytes read and"
+        " written; above MB: anonymous memory over that of a process that only loads torch and"
+        " deltakit."
+    )
+    return "\n".join([*lines, "", *_wrapped([note])])
+
+
+def races(found: Sequence[Race]) -> str:
+    """Return a line a merge that both did."""
+    lines = [
+        f"{'merge':15} {'mergekit':16}{'size':>6}{'models':>7}{'ours s':>8}{'its s':>8}"
+        f"{'x':>6}{'ours':>6}{'its MB':>7}"
+    ]
+    for race in found:
+        ours, theirs = race.ours, race.theirs
+        lines.append(
+            f"{race.name:15} {race.method:16}{race.size:>6}{race.models:7}"
+            f"{race.middle(ours, 'wall'):8.2f}{race.middle(theirs, 'wall'):8.2f}"
+            f"{race.speed_up:6.1f}{race.middle(ours, 'peak') / 1e6:6.0f}"
+            f"{race.middle(theirs, 'peak') / 1e6:7.0f}"
+        )
+    note = (
+        "Whole process against whole process, in turn; x: how many times as long mergekit takes;"
+        " MB: anonymous memory at its peak. deltakit's time includes making the output durable,"
+        " mergekit does not do that."
+    )
+    return "\n".join([*lines, "", *_wrapped([note])])
+
+
+def write(page: Path, name: str, text: str) -> None:
+    """Put a table between the page's two marks `<!-- NAME -->` and `<!-- end of NAME -->`.
+
+    Raises BadValue when the page has not just one of each, in that order.
+    """
+    whole = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = whole.partition(begin)
+    _, _, after = rest.partition(end)
+    if whole.count(begin) != 1 or rest.count(end) != 1 or whole.count(end) != 1:
+        raise BadValue(
+            "the page has no place for the table",
+            where=str(page),
+            expected=f"one line {begin.strip()!r}, and after it one line {end.strip()!r}",
+        )
+    page.write_text(f"{before}{begin}\n```\n{text.strip()}\n```\n\n{end}{after}", encoding="utf-8")
+
+
+def _models(cost: Cost, models: int) -> str:
+    nbytes = cost.bytes_written
+    return f"base + {models} fine-tunes of {nbytes / 2e6:.3g} M parameters, bf16, {size(nbytes)}"
+
+
+def _wrapped(notes: Sequence[str]) -> list[str]:
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
