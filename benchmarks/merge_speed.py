@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(words)
     given.models = given.models or ([2, 3, 8] if given.scaling else [3])
     given.cache.mkdir(parents=True, exist_ok=True)
-    head = header(["python -m benchmarks.merge_speed", *words], given.cache)
+    head = header(words, given.cache)
     try:
         with tempfile.TemporaryDirectory(dir=given.cache, prefix="speed-") as work:
             name, table, found = measure(given, Path(work))
@@ -104,8 +104,14 @@ def header(words: Sequence[str], cache: Path) -> str:
     """Return what the figures depend on, in lines of 80 columns."""
     today = datetime.datetime.now().astimezone().date().isoformat()
     here = f"{machine('torch', 'deltakit-merge')}, commit {commit()}; {memory()}, {disk(cache)}"
+    # Where the figures went says nothing about them.
+    places = ("--json", "--write", "--cache")
+    pairs = list(zip(words, ["", *words], strict=False))
+    kept = [w for w, before in pairs if not w.startswith(places) and before not in places]
     load = f"load {os.getloadavg()[0]:.1f} at the start"
-    return f"{' '.join(words)}\n" + textwrap.fill(f"{today}; {here}; {load}", WIDTH)
+    return f"{' '.join(['python -m benchmarks.merge_speed', *kept])}\n" + textwrap.fill(
+        f"{today}; {here}; {load}", WIDTH
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,6 +54,11 @@ def test_each_merge_is_a_line_of_a_table_of_80_columns(measured):
     assert "--dry-run of average" in measured.printed
 
 
+def test_the_head_shows_the_command_less_where_the_figures_went(measured):
+    shown = measured.found["header"].splitlines()[0].partition("merge_speed ")[2]
+    assert shown == "--size tiny --models 2 --repeats 1 --merges average,sotu_stored"
+
+
 def test_the_json_holds_every_measurement(measured):
     average, stored = measured.found["merges"]
     for merge in (average, stored):
