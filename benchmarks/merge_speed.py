@@ -104,14 +104,13 @@ def header(words: Sequence[str], cache: Path) -> str:
     """Return what the figures depend on, in lines of 80 columns."""
     today = datetime.datetime.now().astimezone().date().isoformat()
     here = f"{machine('torch', 'deltakit-merge')}, commit {commit()}; {memory()}, {disk(cache)}"
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
     # Where the figures went says nothing about them.
     places = ("--json", "--write", "--cache")
-    pairs = list(zip(words, ["", *words], strict=False))
+    pairs = zip(words, ["", *words], strict=False)
     kept = [w for w, before in pairs if not w.startswith(places) and before not in places]
-    load = f"load {os.getloadavg()[0]:.1f} at the start"
-    return f"{' '.join(['python -m benchmarks.merge_speed', *kept])}\n" + textwrap.fill(
-        f"{today}; {here}; {load}", WIDTH
-    )
+    shown = " ".join(["python -m benchmarks.merge_speed", *kept])
+    return f"{shown}\n{textwrap.fill(f'{today}; {here}; {load}', WIDTH)}"
 
 
 def _parser() -> argparse.ArgumentParser:

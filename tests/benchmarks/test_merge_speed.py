@@ -32,14 +32,10 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
     (folder / "page.md").write_text(PAGE)
     words = ["--size", "tiny", "--models", "2", "--repeats", "1"]
-    words += [
-        "--merges",
-        "average,sotu_stored",
-        "--cache",
-        str(folder / "cache"),
-        "--json",
-        str(folder / "found.json"),
-    ]
+    words += ["--merges", "average,sotu_stored"]
+    places = {"--cache": "cache", "--json": "found.json", "--write": "page.md"}
+    for option, name in places.items():
+        words += [option, str(folder / name)]
     with redirect_stdout(io.StringIO()) as printed:
         merge_speed.main(words)
     found = json.loads((folder / "found.json").read_text())
