@@ -11,6 +11,7 @@ from benchmarks.peer import Race
 from benchmarks.speed import Cost, Run
 from benchmarks.table import WIDTH, size
 from deltakit.errors import BadValue
+from deltakit_cli.output import count
 
 
 def merges(costs: Sequence[Cost], dry_runs: dict[str, Run]) -> str:
@@ -109,7 +110,7 @@ def write(page: Path, name: str, text: str) -> None:
 
 def _models(cost: Cost, models: int) -> str:
     nbytes = cost.bytes_written
-    return f"base + {models} fine-tunes of {nbytes / 2e6:.3g} M parameters, bf16, {size(nbytes)}"
+    return f"base + {models} fine-tunes of {count(nbytes // 2)} parameters, bf16, {size(nbytes)}"
 
 
 def _wrapped(notes: Sequence[str]) -> list[str]:
