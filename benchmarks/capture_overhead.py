@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks import data, page, table
+from benchmarks.machine import machine
 from benchmarks.model import Training, base_folder, batches
 from benchmarks.ranking import Agreement
 from deltakit.learn.klf_importance import KlfImportance
@@ -112,7 +113,7 @@ def run(
     return text, {
         "amount": asdict(amount),
         "training": asdict(training),
-        "machine": table.machine(),
+        "machine": machine("torch", "transformers"),
         "costs": [asdict(cost) for cost in costs],
         "rankings": {way: asdict(found) for way, found in rankings.items()},
     }
@@ -258,7 +259,7 @@ def render(
         f" thread; {amount.rounds} rounds of {BATCHES} batches; ranking after {amount.steps}"
         " steps, one seed, units are tensors.",
         f"python -m benchmarks.capture_overhead {words}".strip()
-        + f", {datetime.date.today()}. {table.machine()}.",  # noqa: DTZ011
+        + f", {datetime.date.today()}. {machine('torch', 'transformers')}.",  # noqa: DTZ011
     ]
     wrapped = [line for note in notes for line in textwrap.wrap(note, table.WIDTH)]
     return "\n".join([*lines, "", *wrapped])

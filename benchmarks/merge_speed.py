@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import packages, peer, speed, speed_table
+from benchmarks import packages, page, peer, speed, speed_table
 from benchmarks.cases import CASES, Case, Inputs
 from benchmarks.machine import commit, disk, machine, memory
 from benchmarks.synthetic import SHAPES
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.json:
             given.json.write_text(json.dumps({"header": head, **found}, indent=1) + "\n")
         if given.write:
-            speed_table.write(given.write, name, text)
+            page.write(given.write, name, text)
     except DeltakitError as error:
         sys.exit(f"error: {error}")
 

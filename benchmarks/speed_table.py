@@ -1,16 +1,14 @@
-"""The tables of the speed benchmark, no wider than 80 columns, and their place in a page."""
+"""The tables of the speed benchmark, no wider than 80 columns."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 from benchmarks.peer import Race
 from benchmarks.speed import Cost, Run
 from benchmarks.table import WIDTH, size
-from deltakit.errors import BadValue
 from deltakit_cli.output import count
 
 
@@ -88,24 +86,6 @@ def races(found: Sequence[Race]) -> str:
         " mergekit does not do that."
     )
     return "\n".join([*lines, "", *_wrapped([note])])
-
-
-def write(page: Path, name: str, text: str) -> None:
-    """Put a table between the page's two marks `<!-- NAME -->` and `<!-- end of NAME -->`.
-
-    Raises BadValue when the page has not just one of each, in that order.
-    """
-    whole = page.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    before, _, rest = whole.partition(begin)
-    _, _, after = rest.partition(end)
-    if whole.count(begin) != 1 or rest.count(end) != 1 or whole.count(end) != 1:
-        raise BadValue(
-            "the page has no place for the table",
-            where=str(page),
-            expected=f"one line {begin.strip()!r}, and after it one line {end.strip()!r}",
-        )
-    page.write_text(f"{before}{begin}\n```\n{text.strip()}\n```\n\n{end}{after}", encoding="utf-8")
 
 
 def _models(cost: Cost, models: int) -> str:

@@ -14,7 +14,7 @@ from benchmarks import merge_speed, peer, speed, speed_table
 from benchmarks.cases import CASES, Case, Inputs
 from benchmarks.process import Process
 from benchmarks.synthetic import SHAPES
-from deltakit.errors import BadValue, DeltakitError
+from deltakit.errors import DeltakitError
 
 PAGE = "before\n<!-- merges -->\nold\n<!-- end of merges -->\nafter\n"
 
@@ -96,17 +96,6 @@ def test_the_page_gets_the_table_between_its_marks(measured):
     assert page.startswith("before\n<!-- merges -->\n\n```\npython -m benchmarks.merge_speed")
     assert page.endswith("```\n\n<!-- end of merges -->\nafter\n")
     assert "old" not in page
-    speed_table.write(measured.folder / "page.md", "merges", "new")
-    again = "before\n<!-- merges -->\n\n```\nnew\n```\n\n<!-- end of merges -->\nafter\n"
-    assert (measured.folder / "page.md").read_text() == again
-
-
-@pytest.mark.parametrize("page", ["", "<!-- merges -->\n", PAGE + PAGE])
-def test_a_page_without_the_marks_is_left_as_it_is(tmp_path, page):
-    (tmp_path / "page.md").write_text(page)
-    with pytest.raises(BadValue, match="no place for the table"):
-        speed_table.write(tmp_path / "page.md", "merges", "new")
-    assert (tmp_path / "page.md").read_text() == page
 
 
 def test_the_documented_page_has_a_place_for_each_table():
