@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from deltakit.engine import Limits, Plan, Report, execute, make_plan
 from deltakit.errors import BadValue
 from deltakit.experts import Resolved, reopen, resolve
-from deltakit.recipe import DEFAULT_SHARD_SIZE, Recipe, Task
+from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Task
 from deltakit.store import Store
-from deltakit.strategies import find
+from deltakit.strategies import is_own_file
 from deltakit.tensors.dtypes import parse_dtype
 
 
@@ -22,7 +24,9 @@ def plan_merge(
     base: str | None = None,
     store: Store | None = None,
     settings: Mapping[str, Any] | None = None,
-    weights: Sequence[float] = (),
+    weights: Sequence[float] | str = (),
+    mask: str | None = None,
+    lines: tuple[float, float] | None = None,
     importance: Sequence[str | Path] = (),
     scale: float = 1.0,
     seed: int = 0,
@@ -36,20 +40,30 @@ def plan_merge(
     """
     if isinstance(tasks, str):
         raise BadValue("the tasks are one text", expected="a list of names or paths", got=tasks)
-    if weights and len(weights) != len(tasks):
+    found_by = _weighting(weights) if isinstance(weights, str) and weights else None
+    each = [] if isinstance(weights, str) else list(weights)
+    if each and len(each) != len(tasks):
         raise BadValue(
-            "a weight goes with each task", expected=f"{len(tasks)} weights", got=f"{len(weights)}"
+            "a weight goes with each task", expected=f"{len(tasks)} weights", got=f"{len(each)}"
         )
-    if importance and not find(strategy).needs_importance:
+    method = Recipe(
+        base="",
+        tasks=[],
+        strategy=strategy,
+        settings=dict(settings or {}),
+        mask=None if mask is None else Piece.parse(mask),
+        weighting=found_by,
+        lines=lines,
+    )
+    if importance and not method.make_method().needs_importance:
         raise BadValue(
             f"{strategy} uses no importance maps", remedy="leave them out, or merge with klf"
         )
     found = resolve(tasks, base, store, importance)
-    recipe = Recipe(
+    recipe = msgspec.structs.replace(
+        method,
         base=str(found.base.path),
-        tasks=_tasks(found, weights or [1.0] * len(tasks)),
-        strategy=strategy,
-        settings=dict(settings or {}),
+        tasks=_tasks(found, each or [1.0] * len(tasks)),
         scale=scale,
         seed=seed,
         dtype=None if dtype is None else parse_dtype(dtype),
@@ -58,8 +72,18 @@ def plan_merge(
     return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
 
 
-def plan_recipe(recipe: Recipe, limits: Limits | None = None) -> Plan:
-    """Return the checked plan of a recipe read from a file; its paths are opened as they stand."""
+def plan_recipe(recipe: Recipe, limits: Limits | None = None, *, allow_code: bool = False) -> Plan:
+    """Return the checked plan of a recipe read from a file; its paths are opened as they stand.
+
+    A recipe may come from anywhere: one whose strategy is a file's code is refused unless
+    `allow_code`.
+    """
+    if is_own_file(recipe.strategy) and not allow_code:
+        raise BadValue(
+            "the recipe runs code of its own",
+            where=recipe.strategy,
+            remedy="read that file, then pass --allow-code",
+        )
     found = reopen(recipe)
     return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
 
@@ -80,13 +104,23 @@ def merge(
 
     tasks: names in `store`, or paths of model folders or delta files; their order matters to
     ordered strategies. base: a path, or a name in the store; the tasks' own by default.
-    settings: the strategy's. weights: one a task. importance: a map's path for each task.
+    settings: the strategy's. weights: one a task, or "auto:NAME" to find them from the deltas.
+    mask: thins the deltas before the strategy, as "random:density=0.1". lines: (a, b) multiplies
+    the merged delta by a + b depth. importance: a map's path for each task.
     scale: multiplies the merged delta. seed: of all random masks. dtype: of the output, the
     base's by default. max_shard_size: bytes of an output file. limits: threads, block size,
     memory. Raises DeltakitError before anything is written, or leaves nothing behind.
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, allow_nonfinite=allow_nonfinite)
+
+
+def _weighting(text: str) -> Piece:
+    """Return the automatic weighting that a text names: auto:NAME, auto:NAME:KEY=VALUE,..."""
+    auto, colon, rest = text.partition(":")
+    if auto != "auto" or not colon:
+        raise BadValue("weights are one text", expected="numbers, or auto:NAME", got=text)
+    return Piece.parse(rest)
 
 
 def _tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:

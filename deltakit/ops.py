@@ -125,6 +125,24 @@ def disjoint_mean(
     return total.div_(mass.clamp_(min=torch.finfo(mass.dtype).tiny))
 
 
+def shared_mean(deltas: Tensor, weights: Sequence[float], shares: Tensor) -> Tensor:
+    """Return sum w_i s_i d_i / sum w_i s_i entry by entry; 0 where no share is above 0.
+
+    >>> import torch
+    >>> deltas = torch.tensor([[4.0, 1.0], [2.0, 5.0]])
+    >>> shares = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    >>> shared_mean(deltas, [1.0, 1.0], shares)
+    tensor([2.5000, 0.0000])
+
+    deltas, shares (k, *shape) -> (*shape); weights above 0, shares not below.
+    """
+    import torch
+
+    total = weighted_sum(deltas * shares, weights)
+    mass = weighted_sum(shares, weights)
+    return total.div_(mass.clamp_(min=torch.finfo(mass.dtype).tiny))
+
+
 def shrink(flat: Tensor, threshold: float, ties: int, out: Tensor) -> None:
     """Write `flat` to `out` with every magnitude that is not above the threshold set to 0.
 

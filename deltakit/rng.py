@@ -10,8 +10,6 @@ from deltakit.errors import BadValue
 if TYPE_CHECKING:
     import numpy as np
 
-_PURPOSE = "deltakit 1 mask"
-
 
 class Draws:
     """A stream of uniform numbers for one (seed, task, tensor), readable from any position.
@@ -27,10 +25,10 @@ class Draws:
     shard layout, machine and order of tasks.
     """
 
-    def __init__(self, seed: int, task: str, tensor: str) -> None:
+    def __init__(self, seed: int, task: str, tensor: str, purpose: str = "mask") -> None:
         from blake3 import blake3
 
-        identity = json.dumps([_PURPOSE, seed, task, tensor]).encode()
+        identity = json.dumps([f"deltakit 1 {purpose}", seed, task, tensor]).encode()
         self._key = blake3(identity).digest()
         self._stream = blake3(b"", key=self._key)
 
@@ -57,6 +55,34 @@ class Draws:
             for at in np.flatnonzero(words == whole).tolist():
                 kept[at] = self._fraction(start + at) < scaled - whole
         return kept
+
+    def keep_each(self, start: int, densities: np.ndarray) -> np.ndarray:
+        """Return a bool array: True where u < its own density, for flat indices from `start`.
+
+        >>> import numpy as np
+        >>> draws = Draws(0, "trec", "w")
+        >>> each = draws.keep_each(3, np.full(5, 0.3))
+        >>> each.tolist() == draws.keep(3, 8, 0.3).tolist()
+        True
+
+        densities (n,) float64 in [0, 1].
+        """
+        import numpy as np
+
+        scaled = densities.astype(np.float64) * 65536.0
+        whole = np.floor(scaled)
+        words = self.words(start, start + len(scaled))
+        kept: np.ndarray = words < whole
+        for at in np.flatnonzero((words == whole) & (scaled != whole)).tolist():
+            kept[at] = self._fraction(start + at) < scaled[at] - whole[at]
+        return kept
+
+    def numbers(self, start: int, stop: int) -> np.ndarray:
+        """Return 64-bit numbers, uniform over all of them, for flat indices start..stop."""
+        import numpy as np
+
+        raw = self._stream.digest(length=8 * (stop - start), seek=8 * start)
+        return np.frombuffer(raw, dtype="<u8")
 
     def _fraction(self, index: int) -> float:
         from blake3 import blake3

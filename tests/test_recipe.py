@@ -2,8 +2,8 @@
 
 import pytest
 
-from deltakit.errors import BadFile, BadValue
-from deltakit.recipe import Recipe, Task
+from deltakit.errors import BadFile, BadValue, UnknownName
+from deltakit.recipe import Piece, Recipe, Task
 
 TASKS = [Task("a", "ft-a"), Task("b", "ft-b", weight=0.5)]
 
@@ -51,7 +51,19 @@ def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
         ({"tasks": [Task("a", "x", weight=0.0)]}, "weight"),
         ({"tasks": [Task("a", "x", weight=float("nan"))]}, "not a finite number"),
         ({"scale": float("inf")}, "not a finite number"),
-        ({"strategy": "klf", "settings": {"tau": float("inf")}}, "tau is not a finite number"),
+        ({"lines": (float("nan"), 1.0)}, "not a finite number"),
+        ({"mask": Piece("ramdom")}, "did you mean 'random'"),
+        ({"mask": Piece("random", {"density": 2})}, r"density is outside \(0, 1\]"),
+        ({"weighting": Piece("metagpd")}, "did you mean 'metagpt'"),
+        ({"weighting": Piece("metagpt")}, "weights are given and are to be found"),
+        ({"weighting": Piece("doge"), "strategy": "klf"}, "takes no weights"),
+        (
+            {"mask": Piece("random"), "settings": {"scope": "global"}},
+            "takes no mask beside",
+        ),
+        ({"strategy": "slerp", "tasks": [Task(n, n) for n in "abc"]}, "at most 2 tasks"),
+        ({"strategy": "emr", "settings": {"task": "z"}}, "none of the tasks"),
+        ({"strategy": "klf", "settings": {"tau": float("inf")}}, "tau is outside"),
         (
             {"strategy": "average", "tasks": [Task("a", "x", 0.3), Task("b", "x", -0.1 - 0.2)]},
             "sum",
@@ -61,5 +73,5 @@ def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
 )
 def test_a_recipe_that_means_nothing_is_refused(change, match):
     fields = {"base": "b", "tasks": TASKS, "strategy": "ties", **change}
-    with pytest.raises(BadValue, match=match):
+    with pytest.raises((BadValue, UnknownName), match=match):
         Recipe(**fields).checked()

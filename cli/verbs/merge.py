@@ -15,6 +15,7 @@ from deltakit_cli.progress import progress
 
 if TYPE_CHECKING:
     from deltakit.engine import Limits, Plan, Report
+    from deltakit.recipe import Piece
 
 PANEL = "Merge"
 
@@ -31,7 +32,8 @@ Names = Annotated[
 def command(
     tasks: Names = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", "-s", help="How to merge; see: deltakit strategies.")
+        str,
+        typer.Option("--strategy", "-s", help="See: deltakit strategies; or FILE.py:Class."),
     ] = "",
     base: Annotated[
         str | None, typer.Option(help="The base model: a path, or its name in the store.")
@@ -42,8 +44,18 @@ def command(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy; repeat it."),
     ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="1,0.5", help="One weight a task, separated by commas.")
+        str, typer.Option(metavar="1,0.5", help="One weight a task, or auto:NAME to find them.")
     ] = "",
+    mask: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:KEY=VALUE,..]", help="Thin each delta first, as random."),
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="The fraction that --mask keeps of each delta.")
+    ] = None,
+    lines: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Scale by A + B * depth, 0 to 1 (LiNeS).")
+    ] = None,
     scale: Annotated[float, typer.Option(help="Multiplies the merged delta, once.")] = 1.0,
     importance: Annotated[
         list[Path] | None,
@@ -72,6 +84,9 @@ def command(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")
     ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the strategy file that --recipe names.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
     ] = False,
@@ -96,13 +111,18 @@ def command(
             "--base": base,
             "--set": settings,
             "--weights": weights,
+            "--mask": mask,
+            "--density": density,
+            "--lines": lines,
             "--scale": scale != 1.0,
             "--importance": importance,
             "--seed": seed,
             "--dtype": dtype,
             "--max-shard-size": max_shard_size != "5GB",
         }
-        plan = _from_recipe(recipe, [name for name, given in fixed.items() if given], limits)
+        plan = _from_recipe(
+            recipe, [name for name, given in fixed.items() if given], limits, allow_code
+        )
     else:
         if not tasks or not strategy:
             missing = "--strategy NAME" if tasks else "TASK|PATH"
@@ -113,7 +133,9 @@ def command(
             base=base,
             store=store_if_any(store),
             settings=parse_settings(settings or []),
-            weights=numbers("--weights", weights),
+            weights=weights if weights.startswith("auto:") else numbers("--weights", weights),
+            mask=_mask(mask, density),
+            lines=_lines(lines),
             importance=importance or [],
             scale=scale,
             seed=seed,
@@ -137,14 +159,33 @@ def command(
     emit(report, lambda: show_report(plan, report), as_json)
 
 
-def _from_recipe(path: Path, given: list[str], limits: Limits) -> Plan:
+def _from_recipe(path: Path, given: list[str], limits: Limits, allow_code: bool) -> Plan:
     from deltakit.merging import plan_recipe
     from deltakit.recipe import Recipe
     from deltakit.tensors.sidecars import RECIPE_NAME
 
     if given:
         raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
-    return plan_recipe(Recipe.read(path / RECIPE_NAME if path.is_dir() else path), limits)
+    recipe = Recipe.read(path / RECIPE_NAME if path.is_dir() else path)
+    return plan_recipe(recipe, limits, allow_code=allow_code)
+
+
+def _mask(text: str | None, density: float | None) -> str | None:
+    if density is None:
+        return text
+    if text is None:
+        raise typer.BadParameter("--density goes with --mask; a strategy's is --set density=..")
+    return f"{text}{',' if ':' in text else ':'}density={density}"
+
+
+def _lines(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        a, b = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--lines {text}: expected two numbers, as 0.2,0.8") from None
+    return a, b
 
 
 def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
@@ -177,10 +218,12 @@ def show_plan(plan: Plan, out: Path) -> None:
     )
     say()
     settings = ", ".join(f"{key}={value}" for key, value in sorted(recipe.settings.items()))
+    around = (("mask", recipe.mask), ("weights", recipe.weighting), ("lines", recipe.lines))
     copied = len(plan.base.infos) - len(plan.merged)
     looks = {"nothing": "", "tensor": "; reads each tensor first", "model": "; reads all first"}
     rows = [
         ["settings", settings or "none"],
+        *([[key, piece_text(piece)] for key, piece in around if piece is not None]),
         ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.strategy.looks]}"],
         ["reads", size(plan.bytes_in)],
         ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
@@ -192,6 +235,14 @@ def show_plan(plan: Plan, out: Path) -> None:
     for text in plan.notes:
         say(f"note      {text}")
     say("nothing was written (--dry-run)")
+
+
+def piece_text(piece: Piece | tuple[float, float]) -> str:
+    """Return what stands around the strategy in one line."""
+    if isinstance(piece, tuple):
+        return "{:g} + {:g} depth".format(*piece)
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(piece.settings.items()))
+    return f"{piece.name} ({settings})" if settings else piece.name
 
 
 def show_report(plan: Plan, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,14 +11,25 @@ from deltakit_cli.options import Json
 from deltakit_cli.output import emit, fields, say, table
 
 if TYPE_CHECKING:
-    from deltakit.strategies import Strategy
+    from deltakit.strategies import Settings
 
 PANEL = "Look"
+KINDS = ("strategy", "mask", "weights")
+FAMILIES = {
+    "linear": "weighted sums",
+    "election": "elections: experts compete entry by entry",
+    "sphere": "means on the sphere",
+    "importance": "by importance",
+    "matrix": "by singular vectors, matrix by matrix",
+    "mask": "masks: --mask NAME before any of these",
+    "weights": "weights: --weights auto:NAME for any that takes weights",
+}
 
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One strategy: its settings and help.")
+        str | None,
+        typer.Argument(metavar="NAME", help="One strategy, mask or weighting; or FILE.py:Class."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -25,43 +37,82 @@ def command(
 
     deltakit strategies ties
     """
-    from deltakit import strategies
-
     if name is not None:
         described = describe(name)
         emit(described, lambda: show(described), as_json)
         return
-    every = [describe(known) for known in strategies.names()]
+    every = [described for kind in KINDS for described in describe_all(kind)]
     emit(every, lambda: show_all(every), as_json)
 
 
+def rooms() -> dict[str, Any]:
+    """Return where each kind is listed and found."""
+    from deltakit import strategies
+
+    return {"strategy": strategies, "mask": strategies.masks, "weights": strategies.weights}
+
+
+def describe_all(kind: str) -> list[dict[str, Any]]:
+    """Return what all of a kind say of themselves, by name."""
+    return [described(kind, name) for name in rooms()[kind].names()]
+
+
 def describe(name: str) -> dict[str, Any]:
-    """Return what a strategy says of itself: help, paper, flags, settings, an example."""
+    """Return what one says of itself, whatever its kind; an unknown one is an error."""
+    for kind, room in rooms().items():
+        if name in room.names():
+            return described(kind, name)
+    return described("strategy", name)
+
+
+def described(kind: str, name: str) -> dict[str, Any]:
+    """Return help, formula, paper, needs, settings, an example."""
     import dataclasses
     import inspect
     from typing import get_type_hints
 
-    from deltakit import strategies
+    from deltakit.strategies import range_of
 
-    strategy = strategies.find(name)
-    hints = get_type_hints(strategy)
-    settings = [
-        {"name": f.name, "type": spell(hints[f.name]), "default": f.default}
-        for f in dataclasses.fields(strategy)
-    ]
-    text = inspect.getdoc(strategy) or ""
+    found = rooms()[kind].find(name)
+    hints, full = get_type_hints(found), get_type_hints(found, include_extras=True)
+    settings = []
+    for f in dataclasses.fields(found):
+        interval = range_of(full[f.name])
+        settings.append(
+            {
+                "name": f.name,
+                "type": spell(hints[f.name]),
+                "range": interval.text if interval else None,
+                "default": f.default,
+            }
+        )
+    text = inspect.getdoc(found) or ""
+    try:
+        looks = found().looks
+    except ValueError:  # a mask that has no default for what it cannot know
+        looks = "nothing"
     return {
         "name": name,
+        "kind": kind,
+        "family": getattr(found, "family", kind),
         "summary": " ".join(text.partition("\n\n")[0].split()),
-        "paper": strategy.paper,
-        "ordered": strategy.ordered,
-        "weighted": strategy.weighted,
-        "needs_importance": strategy.needs_importance,
-        "looks": strategy().looks,
+        "formula": getattr(found, "formula", ""),
+        "paper": found.paper,
+        "ordered": getattr(found, "ordered", False),
+        "weighted": getattr(found, "weighted", False),
+        "needs_importance": _flag(found, "needs_importance"),
+        "looks": looks,
+        "unit": found.unit,
         "settings": settings,
         "help": text,
-        "example": example(name, strategy),
+        "example": example(kind, name, found),
     }
+
+
+def _flag(found: type[Settings], name: str) -> bool:
+    """Return a class's flag; one that depends on the settings is off by default."""
+    value = getattr(found, name, False)
+    return value if isinstance(value, bool) else False
 
 
 def spell(hint: Any) -> str:
@@ -84,52 +135,83 @@ def spell(hint: Any) -> str:
     return words.get(hint) or str(getattr(hint, "__name__", hint))
 
 
-def example(name: str, strategy: type[Strategy]) -> str:
-    """Return a merge command that uses the strategy, with its first setting spelled out."""
+def example(kind: str, name: str, found: type[Settings]) -> str:
+    """Return a merge command that uses it, with its first setting spelled out."""
     import dataclasses
 
-    settings = dataclasses.fields(strategy)
-    setting = f" --set {settings[0].name}={settings[0].default}" if settings else ""
-    return f"deltakit merge TASK1 TASK2 --strategy {name}{setting} --out merged"
+    settings = dataclasses.fields(found)
+    first = f"{settings[0].name}={settings[0].default}" if settings and settings[0].default else ""
+    inline = f"{name}:{first}" if first else name
+    given = {
+        "strategy": f"--strategy {name}" + (f" --set {first}" if first else ""),
+        "mask": f"--strategy ties --mask {inline}",
+        "weights": f"--strategy average --weights auto:{inline}",
+    }[kind]
+    return f"deltakit merge TASK1 TASK2 {given} --out merged"
 
 
 def show_all(every: list[dict[str, Any]]) -> None:
-    """Print one line a strategy, and what its letters mean."""
-    rows = [[d["name"], flags(d), d["summary"], d["paper"].rpartition(", ")[2]] for d in every]
-    table(["strategy", "", "what it does", "paper"], rows, align="llw")
-    say()
+    """Print one line each by family, and what the letters mean."""
+    for family, title in FAMILIES.items():
+        rows = [
+            [d["name"], flags(d), d["summary"], source(d["paper"])]
+            for d in every
+            if d["family"] == family
+        ]
+        table(["name", "", "what it does", "paper"], rows, align="llw", title=title)
+        say()
+    say("All need a base and are data-free, and take memory by the block, but for:")
     say("o: the order of the tasks matters; i: needs an importance map of each task;")
-    say("t: reads each tensor beforehand; m: reads the whole model beforehand")
+    say("t: reads each tensor beforehand; m: reads the whole model beforehand;")
+    say("r: works on whole rows; w: holds a whole tensor of every task at once")
     say("settings and help of one: deltakit strategies NAME")
 
 
+def source(paper: str) -> str:
+    """Return the paper's number where it has one."""
+    found = re.search(r"arXiv:\d+\.\d+", paper)
+    return found[0] if found else paper
+
+
 def flags(described: dict[str, Any]) -> str:
-    """Return one letter for each thing to know before choosing the strategy."""
+    """Return one letter for each thing to know before choosing it."""
     letters = {"tensor": "t", "model": "m"}
+    units = {"row": "r", "tensor": "w"}
     return (
         ("o" if described["ordered"] else "")
         + ("i" if described["needs_importance"] else "")
         + letters.get(described["looks"], "")
+        + units.get(described["unit"], "")
     )
 
 
 def show(described: dict[str, Any]) -> None:
-    """Print one strategy in full."""
-    say(f"{described['name']}: {described['help']}")
+    """Print one in full."""
+    import textwrap
+
+    paragraphs = f"{described['name']}: {described['help']}".split("\n\n")
+    say("\n\n".join(textwrap.fill(" ".join(text.split()), 80) for text in paragraphs))
     say()
     looks = {"nothing": "nothing", "tensor": "each tensor", "model": "the whole model"}
-    fields(
-        [
-            ("paper", described["paper"]),
-            ("order of tasks", "matters" if described["ordered"] else "does not matter"),
-            ("weights", "one a task" if described["weighted"] else "not used"),
-            ("importance maps", "needed" if described["needs_importance"] else "not used"),
-            ("reads beforehand", looks[described["looks"]]),
-        ]
-    )
+    units = {"element": "any block", "row": "whole rows", "tensor": "whole tensors"}
+    if described["formula"]:
+        say(f"formula: {described['formula']}")
+    told = [
+        ("paper", described["paper"]),
+        ("order of tasks", "matters" if described["ordered"] else "does not matter"),
+        ("weights", "one a task" if described["weighted"] else "not used"),
+        ("importance maps", "needed" if described["needs_importance"] else "not used"),
+        ("reads beforehand", looks[described["looks"]]),
+        ("works on", units[described["unit"]]),
+    ]
+    apart = () if described["kind"] == "strategy" else ("order of tasks", "weights")
+    fields([(key, value) for key, value in told if value and key not in apart])
     say()
     if described["settings"]:
-        rows = [[s["name"], s["type"], str(s["default"])] for s in described["settings"]]
+        rows = [
+            [s["name"], s["type"] + (f" in {s['range']}" if s["range"] else ""), str(s["default"])]
+            for s in described["settings"]
+        ]
         table(["setting", "values", "default"], rows)
     else:
         say("no settings")

@@ -64,7 +64,8 @@ class StackReader:
         for name in plan.merged:
             self._starts[name] = at
             at += plan.base.infos[name].numel
-        self.model = Whole(at, self._blocks_of_model, self._sample_of_model)
+        sizes = [plan.base.infos[name].numel for name in plan.merged]
+        self.model = Whole(at, self._blocks_of_model, self._sample_of_model, parts=sizes)
 
     def read(self, name: str, start: int, stop: int, buffers: Buffers) -> Stack:
         """Return the stack of flat entries start..stop, in the worker's buffers."""
@@ -82,6 +83,9 @@ class StackReader:
             seed=self._plan.recipe.seed,
             start=start,
             fact=self._plan.facts.get(name),
+            shape=self._plan.base.infos[name].shape,
+            scores=self._plan.scores(name),
+            depth=self._plan.depths[name],
             whole=self.whole(name),
             model=self.model,
             model_start=self._starts[name],
@@ -95,6 +99,7 @@ class StackReader:
                     self._plan.base.infos[name].numel,
                     lambda expert: self._blocks(name, expert),
                     lambda expert: self._sample(name, expert),
+                    base=lambda: self._bases(name),
                 )
             return self._wholes[name]
 
@@ -107,14 +112,26 @@ class StackReader:
 
     def _look(self, name: str, expert: int, start: int, stop: int) -> Tensor:
         """Return entries of one expert's delta, in a buffer of this thread that is used again."""
-        buffers = getattr(self._own, "buffers", None)
-        if buffers is None:
-            buffers = self._own.buffers = Buffers(1, LOOK_BLOCK)
+        buffers = self._look_buffers()
         dtype = working_dtype(self._plan.base.infos[name].dtype)
         base = self._base_block(name, start, stop, buffers, dtype)
         delta = buffers.deltas(stop - start, dtype)[0]
         self._plan.experts[expert].source.block_into(delta, name, start, base)
         return delta
+
+    def _look_buffers(self) -> Buffers:
+        buffers: Buffers | None = getattr(self._own, "buffers", None)
+        if buffers is None:
+            buffers = self._own.buffers = Buffers(1, LOOK_BLOCK)
+        return buffers
+
+    def _bases(self, name: str) -> Iterator[Tensor]:
+        """Yield the base's parameter in blocks of the same sizes, in that same buffer."""
+        info = self._plan.base.infos[name]
+        dtype = working_dtype(info.dtype)
+        for start in range(0, info.numel, LOOK_BLOCK):
+            stop = min(start + LOOK_BLOCK, info.numel)
+            yield self._base_block(name, start, stop, self._look_buffers(), dtype)
 
     def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
         """Yield one expert's delta of a parameter, block after block."""

@@ -23,8 +23,8 @@ tags:
 # A merge of {len(recipe.tasks)} fine-tunes of {base}
 
 Made by deltakit (the package deltakit-merge) with the strategy
-`{recipe.strategy}` ({paper}){f": {settings}" if settings else ""}. Scale {recipe.scale:g},
-seed {recipe.seed}.
+`{recipe.strategy}`{f" ({paper})" if paper else ""}{f": {settings}" if settings else ""}.
+Scale {recipe.scale:g}, seed {recipe.seed}.{_around(recipe)}
 
 | task | weight |
 |---|---|
@@ -33,3 +33,15 @@ seed {recipe.seed}.
 `deltakit_recipe.json` beside this file holds everything the merge depends on;
 `deltakit merge --recipe deltakit_recipe.json --out DIR` makes the same bytes again.
 """
+
+
+def _around(recipe: Recipe) -> str:
+    """Return what stands around the strategy, in words."""
+    told = []
+    if recipe.mask is not None:
+        told.append(f"Deltas thinned by the mask `{recipe.mask.name}`.")
+    if recipe.weighting is not None:
+        told.append(f"Weights found by `{recipe.weighting.name}`.")
+    if recipe.lines is not None:
+        told.append("Scaled by {:g} + {:g} depth.".format(*recipe.lines))
+    return "".join(f"\n{line}" for line in told)

@@ -10,11 +10,11 @@ import msgspec
 
 from deltakit.delta import Delta
 from deltakit.delta_source import DeltaSource
-from deltakit.errors import BadValue, DeltakitError, WrongBase, some
+from deltakit.errors import BadValue, DeltakitError, NamesDiffer, ShapeMismatch, WrongBase, some
 from deltakit.importance import ImportanceMap
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Recipe
-from deltakit.strategies import Strategy
+from deltakit.strategies import Method
 from deltakit.tensors.checkpoint import Checkpoint
 
 
@@ -27,7 +27,7 @@ class Expert:
     importance: Path | None = None
 
 
-def check_one_precision(strategy: Strategy, base: Checkpoint, merged: Sequence[str]) -> None:
+def check_one_precision(strategy: Method, base: Checkpoint, merged: Sequence[str]) -> None:
     """Refuse to rank float32 and float64 magnitudes together."""
     wide = [name for name in merged if base.infos[name].dtype == "F64"]
     if strategy.looks == "model" and 0 < len(wide) < len(merged):
@@ -52,7 +52,7 @@ def check_expert(expert: Expert, base: Checkpoint) -> list[str]:
     return notes
 
 
-def check_draws(strategy: Strategy, recipe: Recipe, expert: Expert) -> None:
+def check_draws(strategy: Method, recipe: Recipe, expert: Expert) -> None:
     """Refuse to rescale by a random mask that a stored delta was thinned with already.
 
     Masks of one seed and task nest: the second would drop nothing, and the rescale would be wrong.
@@ -71,7 +71,7 @@ def check_draws(strategy: Strategy, recipe: Recipe, expert: Expert) -> None:
         )
 
 
-def open_maps(strategy: Strategy, experts: Sequence[Expert]) -> list[ImportanceMap]:
+def open_maps(strategy: Method, experts: Sequence[Expert]) -> list[ImportanceMap]:
     """Open every task's map where the strategy needs them; one that is missing is an error."""
     if not strategy.needs_importance:
         return []
@@ -111,6 +111,36 @@ def check_bases(
             remedy="give that base, or take base_fingerprint out of the recipe",
         )
     return msgspec.structs.replace(recipe, base_fingerprint=table.fingerprint)
+
+
+def check_common(
+    experts: Sequence[Expert],
+    maps: Sequence[ImportanceMap],
+    base: Checkpoint,
+    merged: Sequence[str],
+) -> None:
+    """Raise NamesDiffer for a parameter that only some maps score, ShapeMismatch for its scores.
+
+    One that no map scores (a buffer, which training has no gradient for) matters to all alike.
+    """
+    for expert, found in zip(experts, maps, strict=False):
+        artifact = f"the importance map of task {expert.name!r}"
+        missing = [n for n in merged if n not in found and any(n in other for other in maps)]
+        if missing:
+            raise NamesDiffer(
+                f"{artifact} lacks parameters that another map has",
+                where=some(missing),
+                remedy="capture all maps over the same parameters",
+            )
+        for name in (name for name in merged if name in found):
+            shape, scores = base.infos[name].shape, found[name]
+            if scores.numel() != 1 and tuple(scores.shape) not in (shape, shape[:1]):
+                raise ShapeMismatch(
+                    f"{artifact} does not fit a parameter",
+                    where=name,
+                    expected=f"[], {list(shape[:1])} or {list(shape)}",
+                    got=f"{list(scores.shape)}",
+                )
 
 
 def notes_on_maps(experts: Sequence[Expert], maps: Sequence[ImportanceMap]) -> list[str]:

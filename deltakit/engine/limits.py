@@ -24,11 +24,14 @@ class Limits:
     block: int | None = None
     memory: int | None = None
 
-    def settle(self, experts: int, largest: int, looked: int = 0) -> tuple[int, int]:
+    def settle(
+        self, experts: int, largest: int, looked: int = 0, least: int = 0
+    ) -> tuple[int, int]:
         """Return threads and block size for a merge of so many experts, or raise BadValue.
 
         `largest` is the number of entries of the largest tensor, `looked` the bytes a thread holds
-        while it looks at a whole tensor.
+        while it looks at a whole tensor, `least` the entries that one block must hold: a whole
+        tensor, or a row, of a strategy that needs them.
         """
         if self.threads is not None and self.threads < 1:
             raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
@@ -37,20 +40,21 @@ class Limits:
         threads = self.threads or min(MOST_DEFAULT_THREADS, len(os.sched_getaffinity(0)))
         block = self.block or DEFAULT_BLOCK
         if self.memory is not None:
-            block = min(block, self._fitting(self.memory, threads, experts, looked))
+            block = min(block, self._fitting(self.memory, threads, experts, looked, least))
         block = min(block, max(DEFAULT_BLOCK, largest))
         # A multiple of 8 entries is whole bytes for every dtype, bits included.
-        return threads, max(8, block // 8 * 8)
+        return threads, max(8, block // 8 * 8, -(-least // 8) * 8)
 
     @staticmethod
-    def _fitting(memory: int, threads: int, experts: int, looked: int) -> int:
+    def _fitting(memory: int, threads: int, experts: int, looked: int, least: int) -> int:
         """Return the largest block whose scratch stays within `memory` bytes."""
         block = (memory // threads - looked) // entry_bytes(experts)
-        if block < SMALLEST_BLOCK:
-            least = threads * (entry_bytes(experts) * SMALLEST_BLOCK + looked)
+        smallest = max(SMALLEST_BLOCK, least)
+        if block < smallest:
+            needed = threads * (entry_bytes(experts) * smallest + looked)
             raise BadValue(
                 f"{memory} bytes of memory are too few for {threads} threads",
-                expected=f"at least {least} bytes",
+                expected=f"at least {needed} bytes",
                 remedy="give more --memory or fewer --threads",
             )
         return block

@@ -40,8 +40,9 @@ def units(plan: Plan) -> Iterator[Unit | Look]:
     yield from chain.from_iterable(looks[:1])
     for number, (name, info) in enumerate(tensors):
         yield from chain.from_iterable(looks[number + 1 : number + 2])
-        for start in range(0, max(1, info.numel), plan.block):
-            yield Unit(name, start, min(start + plan.block, info.numel))
+        step = plan.step(name)
+        for start in range(0, max(1, info.numel), step):
+            yield Unit(name, start, min(start + step, info.numel))
 
 
 def _looks(plan: Plan, name: str) -> Iterator[Look]:

@@ -4,8 +4,37 @@
 Ties(density=0.3, scope='tensor', elect='mass', divide='weights', combine='mean')
 """
 
-from deltakit.strategies._catalogue import find, get, names
+import sys
+
+from deltakit.strategies import masks, weights
+from deltakit.strategies._catalogue import Catalogue
+from deltakit.strategies._depth import depths
+from deltakit.strategies._masking import Masking
+from deltakit.strategies._method import Method
+from deltakit.strategies._plugins import file_of, is_own_file
+from deltakit.strategies._settings import Settings, range_of
 from deltakit.strategies._stack import Stack, Whole
 from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._weighting import Weighting
 
-__all__ = ["Stack", "Strategy", "Whole", "find", "get", "names"]
+_strategies = Catalogue("strategy", sys.modules[__name__], Strategy, "deltakit.strategies")  # type: ignore[type-abstract]
+names, find, get = _strategies.names, _strategies.find, _strategies.get
+
+__all__ = [
+    "Masking",
+    "Method",
+    "Settings",
+    "Stack",
+    "Strategy",
+    "Weighting",
+    "Whole",
+    "depths",
+    "file_of",
+    "find",
+    "get",
+    "is_own_file",
+    "masks",
+    "names",
+    "range_of",
+    "weights",
+]

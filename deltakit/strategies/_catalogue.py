@@ -1,4 +1,4 @@
-"""Finding a strategy by its file's name, and its settings by its fields' names."""
+"""Finding a strategy, mask or weighting by its file's name, and its settings by its fields'."""
 
 from __future__ import annotations
 
@@ -6,54 +6,84 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
-import deltakit.strategies as room
 from deltakit.errors import BadValue, UnknownName, nearest
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._plugins import class_in_file, installed, is_own_file, loaded
+from deltakit.strategies._settings import Settings
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
-def names() -> list[str]:
-    """Return the names of all strategies, sorted.
+@dataclass(frozen=True)
+class Catalogue(Generic[Kind]):
+    """The files of a folder, each of which defines one class of a kind.
 
-    >>> "ties" in names()
-    True
+    noun: what one of them is called in errors. room: the package that holds the files. group: the
+    entry points under which other packages add to them. FILE.py:Class names one in any file.
     """
-    found = (module.name for module in pkgutil.iter_modules(room.__path__))
-    return sorted(name for name in found if not name.startswith("_"))
+
+    noun: str
+    room: ModuleType
+    kind: type[Kind]
+    group: str
+
+    def names(self) -> list[str]:
+        """Return the names of all of them, sorted, those of installed packages included."""
+        return sorted({*self._files(), *installed(self.group)})
+
+    def _files(self) -> list[str]:
+        found = (module for module in pkgutil.iter_modules(self.room.__path__) if not module.ispkg)
+        return [module.name for module in found if not module.name.startswith("_")]
+
+    def find(self, name: str) -> type[Kind]:
+        """Return the class; an unknown name is an error with the nearest one."""
+        if is_own_file(name):
+            return class_in_file(name, self.kind)
+        known = self.names()
+        if name not in known:
+            close = nearest(name, known)
+            raise UnknownName(
+                f"unknown {self.noun} {name!r}",
+                expected=", ".join(known),
+                remedy=f"did you mean {close!r}?" if close else "see: deltakit strategies",
+            )
+        if name not in self._files():
+            return loaded(installed(self.group)[name], self.kind)
+        module = importlib.import_module(f"{self.room.__name__}.{name}")
+        return defined_in(module, self.kind)
+
+    def get(self, name: str, settings: Mapping[str, Any] | None = None) -> Kind:
+        """Return one with settings given as values or as text (`{"density": "0.3"}`)."""
+        return made(self.noun, name, self.find(name), settings)
 
 
-def find(name: str) -> type[Strategy]:
-    """Return the strategy's class; an unknown name is an error with the nearest one."""
-    known = names()
-    if name not in known:
-        close = nearest(name, known)
-        raise UnknownName(
-            f"unknown strategy {name!r}",
-            expected=", ".join(known),
-            remedy=f"did you mean {close!r}?" if close else "see: deltakit strategies",
-        )
-    module = importlib.import_module(f"deltakit.strategies.{name}")
+def defined_in(module: ModuleType, kind: type[Kind]) -> type[Kind]:
+    """Return the class of a kind that a module defines, rather than imports."""
     for value in vars(module).values():
         here = getattr(value, "__module__", None) == module.__name__
-        if here and isinstance(value, type) and issubclass(value, Strategy):
+        if here and isinstance(value, type) and issubclass(value, kind):
             return value
-    raise TypeError(f"{module.__file__} defines no strategy")
+    raise TypeError(f"{module.__file__} defines no {kind.__name__}")
 
 
-def get(name: str, settings: Mapping[str, Any] | None = None) -> Strategy:
-    """Return a strategy with settings given as values or as text (`{"density": "0.3"}`)."""
-    strategy = find(name)
-    known = sorted(field.name for field in dataclasses.fields(strategy))
+def made(
+    noun: str, name: str, found: type[Kind], settings: Mapping[str, Any] | None = None
+) -> Kind:
+    """Return an instance, or raise UnknownName or BadValue saying which setting is wrong."""
+    known = sorted(field.name for field in dataclasses.fields(found))
     for key in settings or {}:
         if key not in known:
             close = nearest(key, known)
+            where = f" {name}" if noun == "strategy" else ""
             raise UnknownName(
                 f"{name} has no setting {key!r}",
                 expected=", ".join(known) or "no settings",
-                remedy=f"did you mean {close!r}?" if close else f"see: deltakit strategies {name}",
+                remedy=f"did you mean {close!r}?" if close else f"see: deltakit strategies{where}",
             )
     try:
-        return strategy(**(settings or {}))
+        return found(**(settings or {}))
     except BadValue as error:
-        raise error.at(f"strategy {name}") from None
+        raise error.at(f"{noun} {name}") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +25,9 @@ class Whole:
     `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
     not the engine's block size, so that a sum has the same bits however the work is cut.
     `sample(expert)` yields stretches from all over, by which a cut is found sooner. Threads that
-    ask for one fact wait for the first of them; different facts are found side by side.
+    ask for one fact wait for the first of them; different facts are found side by side. `base()`,
+    where a base is at hand, yields its values in blocks of the same sizes. `parts` are the entries
+    of each parameter where this is a whole model.
     """
 
     def __init__(
@@ -32,8 +35,12 @@ class Whole:
         numel: int,
         blocks: Callable[[int], Iterable[Tensor]],
         sample: Callable[[int], Iterable[Tensor]] | None = None,
+        *,
+        base: Callable[[], Iterable[Tensor]] | None = None,
+        parts: Sequence[int] = (),
     ) -> None:
-        self.numel = numel
+        self.numel, self.base = numel, base
+        self.parts = tuple(parts) or (numel,)
         self._blocks, self._sample = blocks, sample
         self._known: dict[Any, Any] = {}
         self._locks: dict[Any, threading.Lock] = {}
@@ -47,6 +54,14 @@ class Whole:
         count = ops.kept_count(self.numel, density)
         sample = None if self._sample is None else partial(self._sample, expert)
         return find_cut(partial(self._blocks, expert), count, self.numel, sample)
+
+    def blocks(self, expert: int) -> Iterable[Tensor]:
+        """Return one expert's delta as consecutive flat blocks, in memory used again."""
+        return self._blocks(expert)
+
+    def fact(self, key: Any, find: Callable[[], Any]) -> Any:
+        """Return what `find` finds, remembered by `key`; it reads `blocks`, never a slice."""
+        return self._once(key, find)
 
     def total(self, key: str, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
         """Return the float64 sum of `values(block, start)` over the expert, remembered by `key`."""
@@ -82,7 +97,7 @@ class Stack:
             [0., 5.]])
 
     deltas (k, *shape) float32 or float64; a slice is flat, (k, n), and begins at flat index
-    `start` of the parameter. A strategy must not modify it.
+    `start` of the parameter, whose shape is `shape`. A strategy must not modify it.
     """
 
     deltas: Tensor  # (k, *shape)
@@ -95,6 +110,9 @@ class Stack:
     fact: Any = None  # what the strategy's prepare returned for this parameter
     whole: Whole | None = None  # the parameter; made from `deltas` when that is all of it
     model: Whole | None = None  # all parameters, sorted by name; `whole` when there is no other
+    shape: tuple[int, ...] | None = None  # of the parameter; that of `deltas` unless told
+    scores: tuple[Tensor, ...] = ()  # importance of its skill units, one tensor an expert
+    depth: float = 1.0  # where the parameter lies: 0 in the first layer, 1 in the last
     model_start: int = 0  # flat index of this parameter's first entry in `model`
     _draws: dict[str, Draws] = field(default_factory=dict, repr=False)
 
@@ -104,12 +122,29 @@ class Stack:
             object.__setattr__(self, "weights", (1.0,) * experts)
         if not self.tasks:
             object.__setattr__(self, "tasks", tuple(f"task{i + 1}" for i in range(experts)))
+        if self.shape is None:
+            object.__setattr__(self, "shape", tuple(self.deltas.shape[1:]))
         if self.whole is None:
-            numel = self.deltas[0].numel()
-            whole = Whole(numel, lambda expert: [self.deltas[expert].reshape(-1)])
+            numel, base = self.deltas[0].numel(), self.base
+            whole = Whole(
+                numel,
+                lambda expert: [self.deltas[expert].reshape(-1)],
+                base=None if base is None else lambda: [base.reshape(-1)],
+            )
             object.__setattr__(self, "whole", whole)
         if self.model is None:
             object.__setattr__(self, "model", self.whole)
+
+    @property
+    def row(self) -> int:
+        """Entries in a row of the parameter: those that share its first index."""
+        assert self.shape is not None
+        return math.prod(self.shape[1:] if len(self.shape) > 1 else self.shape)
+
+    @property
+    def rows(self) -> Tensor:
+        """Whole rows of every expert, as a strategy whose unit is the row gets: (k, rows, row)."""
+        return self.deltas.reshape(len(self.deltas), -1, max(1, self.row))
 
     def trimmed(self, density: float, scope: Scope = "tensor") -> Tensor:
         """Return the deltas with all but each expert's largest magnitudes set to 0.
@@ -142,11 +177,25 @@ class Stack:
         masks = [self.draw(i, density, self.start, count) for i in range(len(self.deltas))]
         return torch.stack(masks).reshape(self.deltas.shape)
 
+    def drawn_each(self, densities: Tensor) -> Tensor:
+        """Return random masks with a probability for each entry: (k, *shape) -> bool."""
+        import torch
+
+        kept = [
+            torch.from_numpy(self.draws(i).keep_each(self.start, row.reshape(-1).numpy()))
+            for i, row in enumerate(densities)
+        ]
+        return torch.stack(kept).reshape(self.deltas.shape)
+
     def draw(self, expert: int, density: float, start: int, count: int) -> Tensor:
         """Return the expert's mask for `count` entries from flat index `start`: bool (count,)."""
         import torch
 
+        return torch.from_numpy(self.draws(expert).keep(start, start + count, density))
+
+    def draws(self, expert: int) -> Draws:
+        """Return the expert's stream of random numbers for this parameter."""
         task = self.tasks[expert]
         draws = self._draws.get(task) or Draws(self.seed, task, self.name)
         self._draws[task] = draws
-        return torch.from_numpy(draws.keep(start, start + count, density))
+        return draws

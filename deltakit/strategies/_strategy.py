@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import msgspec
-
-from deltakit.errors import BadValue, nearest
+from deltakit.errors import BadValue
+from deltakit.strategies._settings import Settings
 from deltakit.strategies._stack import Stack, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Family = Literal["linear", "election", "sphere", "importance", "matrix"]
 
 # task's scores: parameter name -> importance of its units, shape () for tensor units
 Scores = Mapping[str, "Tensor"]
 
 
 @dataclass(frozen=True)
-class Strategy(ABC):
+class Strategy(Settings, ABC):
     """How k deltas of one parameter become one.
 
     A subclass is a frozen dataclass in a file of its own: its fields are the settings, each with
-    a default; its docstring is the help; `merge` is the formula. Settings given as text become
-    what the field's type says, or BadValue; `check` then looks at their values. Weights and
-    importance come through the stack; the scale is applied by the engine, once, at the end.
+    a default; its docstring is the help; `merge` is the formula. Weights and importance come
+    through the stack; the scale is applied by the engine, once, at the end.
+
+    `faithful` and `homogeneous` say which laws the formula keeps: a task alone, nothing dropped,
+    comes back; deltas scaled by one factor give a result scaled by it.
     """
 
+    family: ClassVar[Family] = "linear"
+    formula: ClassVar[str] = ""
     ordered: ClassVar[bool] = False  # the order of the tasks changes the result
+    most: ClassVar[int | None] = None  # tasks it can merge; None for any number
     weighted: ClassVar[bool] = True  # takes a weight for each task
     needs_importance: ClassVar[bool] = False  # `prepare` is given the tasks' importance maps
-    paper: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value = _converted(field.name, getattr(self, field.name), hints[field.name])
-            object.__setattr__(self, field.name, value)
-        self.check()
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise BadValue(f"{field.name} is not a finite number", got=f"{value}")
-
-    def check(self) -> None:
-        """Raise BadValue for a setting whose value the formula has no meaning for."""
+    faithful: ClassVar[bool] = True
+    homogeneous: ClassVar[bool] = True
 
     @property
-    def combines(self) -> Literal["mean", "sum"]:
+    def combines(self) -> Literal["mean", "sum", "neither"]:
         """Whether k identical deltas, nothing dropped, give one of them or k times it."""
         return "sum"
 
@@ -67,6 +58,9 @@ class Strategy(ABC):
 
     def check_weights(self, weights: Sequence[float]) -> None:
         """Raise BadValue for weights the formula has no meaning for."""
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise BadValue for tasks that do not fit the settings."""
 
     def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
         """Return a whole-model fact for each parameter, before the first is merged.
@@ -86,34 +80,6 @@ class Strategy(ABC):
     @abstractmethod
     def merge(self, stack: Stack) -> Tensor:
         """Return the merged delta: (k, *shape) -> (*shape)."""
-
-
-def _converted(name: str, value: Any, hint: Any) -> Any:
-    """Return a setting as the type of its field; BadValue with the nearest word if it cannot be."""
-    try:
-        return msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError:
-        parts = get_args(hint)
-        words = [word for part in parts for word in (get_args(part) or [part]) if type(word) is str]
-        number = hint is float or float in parts
-        close = nearest(str(value), words)
-        raise BadValue(
-            f"{name} cannot be {value!r}",
-            expected=" or ".join(["a number"] * number + words),
-            remedy=f"did you mean {close!r}?" if close else None,
-        ) from None
-
-
-def check_fraction(name: str, value: float, *, zero: bool = False, one: bool = True) -> None:
-    """Raise BadValue unless `value` is a fraction in the interval that the flags close."""
-    low = value >= 0.0 if zero else value > 0.0
-    high = value <= 1.0 if one else value < 1.0
-    if not (low and high):
-        raise BadValue(
-            f"{name} is outside {'[' if zero else '('}0, 1{']' if one else ')'}",
-            got=f"{value:g}",
-            remedy="give a fraction, not a percentage" if value > 1 else "choose one inside",
-        )
 
 
 def check_positive_weights(strategy: str, weights: Sequence[float]) -> None:

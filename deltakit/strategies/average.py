@@ -30,6 +30,7 @@ class Average(Strategy):
     what is computed: t0 + sum w_i d_i / sum w_i.
     """
 
+    formula = "sum w_i d_i / sum w_i"
     paper = "Wortsman et al. 2022, arXiv:2203.05482"
 
     @property

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from deltakit import ops
 from deltakit.strategies._random import Drops, Rescale, drop
+from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import check_fraction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +28,11 @@ class Dare(Drops):
     tensor (what mergekit calls rescale), "none" leaves the kept values as they are.
     """
 
-    p: float = 0.9
+    p: DropRate = 0.9
     rescale: Rescale = "inverse"
 
+    formula = "sum w_i m_i d_i / (1 - p), m_i ~ Bernoulli(1 - p)"
     paper = "Yu et al. 2024, arXiv:2311.03099"
-
-    def check(self) -> None:
-        check_fraction("p", self.p, zero=True, one=False)
 
     def merge(self, stack: Stack) -> Tensor:
         deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
+from deltakit.strategies._elect import elected_mean
 from deltakit.strategies._random import Drops, Rescale, drop
+from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import check_fraction, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +30,12 @@ class DareTies(Drops):
     p: the drop rate. rescale: "inverse", "l1" or "none", as in dare.
     """
 
-    p: float = 0.9
+    p: DropRate = 0.9
     rescale: Rescale = "inverse"
 
+    family = "election"
+    formula = "ties at density 1 of m_i d_i / (1 - p), m_i ~ Bernoulli(1 - p)"
     paper = "Yu et al. 2024, arXiv:2311.03099"
-
-    def check(self) -> None:
-        check_fraction("p", self.p, zero=True, one=False)
 
     @property
     def combines(self) -> Literal["mean", "sum"]:
@@ -45,5 +46,4 @@ class DareTies(Drops):
 
     def merge(self, stack: Stack) -> Tensor:
         deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)
-        elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
-        return ops.disjoint_mean(deltas, stack.weights, elected)
+        return elected_mean(deltas, stack.weights)

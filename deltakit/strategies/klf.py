@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue, NamesDiffer, some
+from deltakit.strategies._settings import Positive, Share
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Scores, Strategy, check_fraction
+from deltakit.strategies._strategy import Scores, Strategy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,23 +47,18 @@ class Klf(Strategy):
     fusion: Literal["static", "adaptive"] = "static"
     order: Literal["sequential", "joint"] = "sequential"
     units: Literal["tensor"] = "tensor"
-    quantile: float = 0.8
-    gamma: float = 0.7
-    beta: float = 0.7
-    tau: float = 0.25
+    quantile: Share = 0.8
+    gamma: Share = 0.7
+    beta: Share = 0.7
+    tau: Positive = 0.25
     neither: Literal["half", "running_mean"] = "half"
 
+    family = "importance"
+    formula = "per skill unit: a prev + (1 - a) new, a by importance before and now"
     paper = "arXiv:2408.05200"
     ordered = True
     weighted = False
     needs_importance = True
-
-    def check(self) -> None:
-        check_fraction("quantile", self.quantile, zero=True)
-        check_fraction("gamma", self.gamma, zero=True)
-        check_fraction("beta", self.beta, zero=True)
-        if not self.tau > 0.0:
-            raise BadValue("tau is not above 0", got=f"{self.tau:g}")
 
     @property
     def combines(self) -> Literal["mean", "sum"]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.strategies._random import Drops, Rescale, drop
+from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import check_fraction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,14 +29,11 @@ class Sotu(Drops):
     supports nearly disjoint; they do not make directions orthogonal that were not.
     """
 
-    p: float | Literal["auto"] = "auto"
+    p: DropRate | Literal["auto"] = "auto"
     rescale: Rescale = "none"
 
+    formula = "sum w_i m_i d_i, m_i ~ Bernoulli(1 - p), p = 1 - 1/T"
     paper = "arXiv:2411.02813"
-
-    def check(self) -> None:
-        if self.p != "auto":
-            check_fraction("p", self.p, zero=True, one=False)
 
     def merge(self, stack: Stack) -> Tensor:
         density = 1 / len(stack.deltas) if self.p == "auto" else ops.kept_density(self.p)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class TaskArithmetic(Strategy):
     """Add the deltas: t0 + scale * sum w_i d_i. A negative weight takes a task away."""
 
+    formula = "sum w_i d_i"
     paper = "Ilharco et al. 2023, arXiv:2212.04089"
 
     def merge(self, stack: Stack) -> Tensor:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
+from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack, Whole
-from deltakit.strategies._strategy import Strategy, check_fraction, check_positive_weights
+from deltakit.strategies._strategy import Strategy, check_positive_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,16 +36,15 @@ class Ties(Strategy):
     number, at least one.
     """
 
-    density: float = 0.2
+    density: Density = 0.2
     scope: Scope = "tensor"
     elect: Literal["mass", "count"] = "mass"
     divide: Literal["weights", "count"] = "weights"
     combine: Literal["mean", "sum"] = "mean"
 
+    family = "election"
+    formula = "mean of the trimmed w_i d_i whose sign is sign(sum w_i d_i)"
     paper = "Yadav et al. 2023, arXiv:2306.01708"
-
-    def check(self) -> None:
-        check_fraction("density", self.density)
 
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -19,8 +20,9 @@ def run(*args: str) -> str:
 
 def test_every_strategy_has_a_line():
     lines = run().splitlines()
-    names = strategies.names()
-    assert [line.split()[0] for line in lines[1 : 1 + len(names)]] == names
+    first = [line.split()[0] for line in lines if line.strip()]
+    every = [*strategies.names(), *strategies.masks.names(), *strategies.weights.names()]
+    assert sorted(name for name in first if name in every) == sorted(every)
     klf = next(line for line in lines if line.startswith("klf "))
     assert klf.split()[1] == "oi"
     assert "arXiv:2408.05200" in klf
@@ -33,12 +35,23 @@ def test_the_list_fits_a_terminal_and_loses_no_word(tmp_path: Path):
     assert "…" not in shown
 
 
-@pytest.mark.parametrize("name", strategies.names())
-def test_a_strategy_shows_settings_with_their_defaults(name: str):
+EVERY = [
+    *(("strategy", name, strategies) for name in strategies.names()),
+    *(("mask", name, strategies.masks) for name in strategies.masks.names()),
+    *(("weights", name, strategies.weights) for name in strategies.weights.names()),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "room"), EVERY)
+def test_a_strategy_shows_settings_with_their_defaults(kind: str, name: str, room: Any):
     shown = run(name)
     described = json.loads(run(name, "--json"))
     assert described == next(d for d in json.loads(run("--json")) if d["name"] == name)
-    assert strategies.get(name, {s["name"]: s["default"] for s in described["settings"]})
+    assert described["kind"] == kind
+    given = {s["name"]: s["default"] for s in described["settings"]}
+    if given.get("heads") != 0:
+        assert room.get(name, given)
+    assert max(map(len, shown.splitlines()[:-1])) <= 80
     for setting in described["settings"]:
         assert any(
             line.split()[:1] == [setting["name"]] and line.endswith(str(setting["default"]))
@@ -50,7 +63,12 @@ def test_a_strategy_shows_settings_with_their_defaults(name: str):
 
 def test_the_values_of_a_setting_are_spelled_as_they_are_typed():
     settings = {s["name"]: s for s in json.loads(run("ties", "--json"))["settings"]}
-    assert settings["density"] == {"name": "density", "type": "number", "default": 0.2}
+    assert settings["density"] == {
+        "name": "density",
+        "type": "number",
+        "range": "(0, 1]",
+        "default": 0.2,
+    }
     assert settings["elect"]["type"] == "mass | count"
     sotu = json.loads(run("sotu", "--json"))
     assert {s["name"]: s["type"] for s in sotu["settings"]}["p"] == "number | auto"

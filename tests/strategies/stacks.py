@@ -34,10 +34,15 @@ def random_deltas(experts: int, *shape: int, seed: int = 0, dtype: Any = np.floa
     return torch.from_numpy(np.asarray(np.round(values * 8) / 8, dtype=dtype))
 
 
-def whole_of(deltas: Tensor, look: int = LOOK) -> Whole:
+def whole_of(deltas: Tensor, look: int = LOOK, base: Tensor | None = None) -> Whole:
     """The facts of one parameter, read in blocks of `look` entries."""
     flat = deltas.reshape(len(deltas), -1)
-    return Whole(flat.shape[1], lambda expert: flat[expert].split(look))
+    bases = None if base is None else base.reshape(-1).split(look)
+    return Whole(
+        flat.shape[1],
+        lambda expert: flat[expert].split(look),
+        base=None if bases is None else lambda: bases,
+    )
 
 
 def model_of(parameters: Mapping[str, Tensor], look: int = LOOK) -> Whole:
@@ -58,25 +63,38 @@ def pieces(numel: int, sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
         start += size
 
 
+def fitting(strategy: Strategy, stack: Stack, sizes: Iterable[int]) -> Iterable[int]:
+    """The sizes as the strategy's unit lets a parameter be cut."""
+    if strategy.unit == "element":
+        return sizes
+    if strategy.unit == "row":
+        return [size * max(1, stack.row) for size in sizes]
+    return [max(1, stack.deltas[0].numel())]
+
+
 def merge_in_pieces(strategy: Strategy, stack: Stack, sizes: Iterable[int]) -> Tensor:
     """What the engine does: merge flat slices that know the whole they are taken from."""
     flat = stack.deltas.reshape(len(stack.deltas), -1)
+    base = None if stack.base is None else stack.base.reshape(-1)
     parts = [
         strategy.merge(
             Stack(
                 flat[:, start:stop],
+                base=None if base is None else base[start:stop],
+                shape=stack.shape,
                 weights=stack.weights,
                 tasks=stack.tasks,
                 name=stack.name,
                 seed=stack.seed,
                 start=start,
                 fact=stack.fact,
+                scores=stack.scores,
                 whole=stack.whole,
                 model=stack.model,
                 model_start=stack.model_start,
             )
         )
-        for start, stop in pieces(flat.shape[1], sizes)
+        for start, stop in pieces(flat.shape[1], fitting(strategy, stack, sizes))
     ]
     return torch.cat([flat.new_empty(0), *parts]).reshape(stack.deltas.shape[1:])
 

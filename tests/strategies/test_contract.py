@@ -1,14 +1,15 @@
 """The laws that every strategy gets by existing: a new file in the room needs no code here.
 
 What a strategy is exempt from it says itself: `ordered`, `weighted`, `needs_importance`,
-`combines`, and fields named `density` (kept) or `p` (dropped).
+`combines`, `most`, `unit`, `faithful`, `homogeneous`, and fields named `density` (kept) or `p`
+(dropped).
 """
 
 import dataclasses
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -23,7 +24,7 @@ from tests.strategies.stacks import facts, merge_in_pieces, model_of, random_del
 
 NAMES = names()
 SHAPES = [(), (1,), (64,), (0, 3), (3, 4, 5)]
-KEEPS_ALL = {"density": 1.0, "p": 0.0}
+KEEPS_ALL = {"density": 1.0, "p": 0.0, "eps": 0.0, "gamma": 0.0, "eta": 1.0, "n": 4}
 REFUSED = {
     "density": [0.0, -0.1, 1.1, 20, "nan", "inf"],
     "p": [1.0, -0.1, 1.1, 90, "nan", "-inf"],
@@ -63,17 +64,48 @@ def undropped(strategy: Strategy) -> Strategy:
     return dataclasses.replace(strategy, **{k: v for k, v in KEEPS_ALL.items() if k in here})
 
 
+def some(strategy: Strategy, experts: int) -> int:
+    """So many experts, or as many as the strategy can merge."""
+    return experts if strategy.most is None else min(experts, strategy.most)
+
+
+def assert_same(strategy: Strategy, merged: Tensor, expected: Tensor) -> None:
+    """Equal to the bit; for a strategy that factors matrices, up to the factoring's error."""
+    if strategy.unit == "tensor":
+        torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5 * _largest(expected))
+    else:
+        assert torch.equal(merged, expected)
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
 def stack_of(strategy: Strategy, deltas: Tensor, **rest: Any) -> Stack:
     """A stack of one parameter, with what the strategy's `prepare` made of random maps."""
+    deltas = deltas[: some(strategy, len(deltas))]
+    for key in ("weights", "tasks"):
+        if key in rest:
+            rest[key] = rest[key][: len(deltas)]
     found = facts(strategy, len(deltas), ["u", "v", "w", "x", "y", "z"])
+    rest.setdefault("scores", scores_for(strategy, rest.get("tasks", range(len(deltas))), deltas))
     return Stack(deltas, name="w", fact=found.get("w"), **rest)
+
+
+def scores_for(strategy: Strategy, tasks: Iterable[Any], deltas: Tensor) -> tuple[Tensor, ...]:
+    """Importance of every entry, the same for a task wherever it stands."""
+    if not strategy.needs_importance:
+        return ()
+    each = [random_deltas(1, *deltas.shape[1:], seed=sum(map(ord, str(t))))[0].abs() for t in tasks]
+    return tuple(each)
 
 
 @each_variant
 def test_one_expert_with_nothing_dropped_is_that_expert(strategy: Strategy) -> None:
     deltas = random_deltas(1, 6, 5)
     merged = undropped(strategy).merge(stack_of(strategy, deltas))
-    torch.testing.assert_close(merged, deltas[0])
+    if strategy.faithful:
+        torch.testing.assert_close(merged, deltas[0])
 
 
 @each_variant
@@ -81,24 +113,31 @@ def test_identical_experts_give_the_delta_or_its_multiple(strategy: Strategy) ->
     strategy = undropped(strategy)
     delta = random_deltas(1, 6, 5)
     merged = strategy.merge(stack_of(strategy, delta.expand(3, 6, 5)))
-    torch.testing.assert_close(merged, delta[0] * {"mean": 1, "sum": 3}[strategy.combines])
+    if strategy.combines != "neither":
+        times = {"mean": 1, "sum": some(strategy, 3)}[strategy.combines]
+        torch.testing.assert_close(merged, delta[0] * times)
 
 
 @each_variant
 def test_the_order_of_the_experts_matters_only_if_declared(strategy: Strategy) -> None:
     if strategy.ordered:
         return
-    deltas = random_deltas(4, 6, 5)
-    weights, tasks = (1.0, 0.5, 2.0, 0.25), ("a", "b", "c", "d")
+    count = some(strategy, 4)
+    deltas = random_deltas(count, 6, 5)
+    weights, tasks = (1.0, 0.5, 2.0, 0.25)[:count], ("a", "b", "c", "d")[:count]
     merged = strategy.merge(stack_of(strategy, deltas, weights=weights, tasks=tasks))
-    for order in itertools.permutations(range(4)):
+    for order in itertools.permutations(range(count)):
         shuffled = stack_of(
             strategy,
             deltas[list(order)],
             weights=tuple(weights[i] for i in order),
             tasks=tuple(tasks[i] for i in order),
         )
-        torch.testing.assert_close(strategy.merge(shuffled), merged)
+        again = strategy.merge(shuffled)
+        if strategy.unit == "tensor":
+            assert_same(strategy, again, merged)
+        else:
+            torch.testing.assert_close(again, merged)
 
 
 @each_variant
@@ -106,9 +145,11 @@ def test_the_order_of_the_experts_matters_only_if_declared(strategy: Strategy) -
 def test_scaling_all_deltas_by_a_power_of_two_scales_the_result_exactly(
     strategy: Strategy, factor: float
 ) -> None:
+    if not strategy.homogeneous:
+        return
     deltas = random_deltas(3, 6, 5)
     merged = strategy.merge(stack_of(strategy, deltas))
-    assert torch.equal(strategy.merge(stack_of(strategy, deltas * factor)), merged * factor)
+    assert_same(strategy, strategy.merge(stack_of(strategy, deltas * factor)), merged * factor)
 
 
 @each_variant
@@ -129,7 +170,8 @@ def test_shape_and_dtype_are_kept_and_the_shape_changes_no_value(
     merged = strategy.merge(stack_of(strategy, deltas))
     assert (merged.shape, merged.dtype) == (shape, dtype)
     flat = strategy.merge(stack_of(strategy, deltas.reshape(3, -1)))
-    assert torch.equal(merged.reshape(-1), flat)
+    if strategy.unit == "element":
+        assert torch.equal(merged.reshape(-1), flat)
 
 
 @each_variant
@@ -151,19 +193,21 @@ def test_the_same_seed_gives_the_same_bits(strategy: Strategy) -> None:
 
 
 @each_variant
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_cutting_a_parameter_into_blocks_changes_no_bit(
     strategy: Strategy, sizes: list[int]
 ) -> None:
     deltas = random_deltas(3, 6, 9)
-    stack = stack_of(strategy, deltas, weights=(0.7, 1.3, 0.9), whole=whole_of(deltas))
-    whole = strategy.merge(stack)
-    assert torch.equal(merge_in_pieces(strategy, stack, sizes), whole)
+    base = torch.linspace(-1.0, 1.0, 54).reshape(6, 9)
+    whole = whole_of(deltas, base=base)
+    stack = stack_of(strategy, deltas, weights=(0.7, 1.3, 0.9), base=base, whole=whole)
+    merged = strategy.merge(stack)
+    assert torch.equal(merge_in_pieces(strategy, stack, sizes), merged)
 
 
 @each_variant
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6), look=st.integers(1, 100))
 def test_cutting_a_model_into_blocks_changes_no_bit(
     strategy: Strategy, sizes: list[int], look: int
@@ -177,6 +221,7 @@ def test_cutting_a_model_into_blocks_changes_no_bit(
             deltas,
             name=name,
             fact=found.get(name),
+            scores=scores_for(strategy, range(2), deltas),
             whole=whole_of(deltas),
             model=model,
             model_start=start,

@@ -1,0 +1,36 @@
+"""Where a parameter lies in its model, read from its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def layer(name: str) -> int | None:
+    """Return the number of the layer a parameter belongs to, or None for one outside of layers.
+
+    >>> layer("model.layers.12.mlp.up_proj.weight"), layer("lm_head.weight")
+    (12, None)
+    """
+    numbers = (int(part) for part in name.split(".") if part.isascii() and part.isdigit())
+    return next(numbers, None)
+
+
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """Return the depth of each parameter: 0 in the first layer, 1 in the last.
+
+    >>> depths(["h.0.w", "h.1.w", "h.2.w", "embed.weight", "norm.weight"])
+    {'h.0.w': 0.0, 'h.1.w': 0.5, 'h.2.w': 1.0, 'embed.weight': 0.0, 'norm.weight': 1.0}
+
+    Outside of layers, what is called an embedding lies before the first and the rest after the
+    last. A model of one layer lies at depth 1.
+    """
+    layers = {name: layer(name) for name in names}
+    last = max((number for number in layers.values() if number is not None), default=0)
+
+    def depth(name: str) -> float:
+        number = layers[name]
+        if number is not None:
+            return number / last if last else 1.0
+        return 0.0 if "emb" in name.lower() or ".wte." in f".{name}" else 1.0
+
+    return {name: depth(name) for name in layers}

@@ -1,0 +1,49 @@
+"""What every mask is: settings that check themselves, and which entries stay."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from deltakit.strategies._settings import Settings
+from deltakit.strategies._stack import Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Inverse = Literal["none", "inverse"]
+
+
+@dataclass(frozen=True)
+class Masking(Settings, ABC):
+    """Which entries of each delta stay, and what those are multiplied by.
+
+    A subclass is a frozen dataclass in a file of its own in `masks`. `apply` reads the stack,
+    whose facts are those of the deltas before any mask.
+    """
+
+    needs_importance: ClassVar[bool] = False
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        """What is read before a block can be masked: a whole tensor or the whole model."""
+        return "nothing"
+
+    @property
+    def rescales_draws(self) -> bool:
+        """Whether kept entries are multiplied up for those a random mask drops."""
+        return False
+
+    @abstractmethod
+    def apply(self, stack: Stack) -> Tensor:
+        """Return the masked deltas, a new tensor: (k, *shape) -> (k, *shape)."""
+
+
+def thin(stack: Stack, densities: Tensor, rescale: Inverse) -> Tensor:
+    """Return the deltas with each entry kept at its own probability: (k, *shape) both."""
+    kept = stack.drawn_each(densities)
+    masked = stack.deltas * kept
+    if rescale == "inverse":
+        masked = (masked / densities.to(masked.dtype)).where(kept, masked.new_zeros(()))
+    return masked

@@ -1,0 +1,103 @@
+"""A method: weights, a mask, a strategy and a scale by depth, one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from deltakit.errors import BadValue
+from deltakit.strategies._masking import Masking
+from deltakit.strategies._settings import Unit
+from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._strategy import Scores, Strategy
+from deltakit.strategies._weighting import Weighting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_UNITS: tuple[Unit, ...] = ("element", "row", "tensor")
+_LOOKS: tuple[Literal["nothing", "tensor", "model"], ...] = ("nothing", "tensor", "model")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a merge does to each parameter: any mask and weighting before any strategy.
+
+    >>> import torch
+    >>> from deltakit.strategies import get, masks
+    >>> method = Method(get("ties", {"density": 1}), mask=masks.get("magnitude", {"density": 0.5}))
+    >>> method.merge(Stack(torch.tensor([[4.0, -1.0], [2.0, 5.0]])))
+    tensor([4., 5.])
+
+    `weighting` finds the weights from the deltas as they come; the mask thins them; the strategy
+    sees the masked deltas, and what it needs to know of a whole tensor is found from those;
+    `lines` (a, b) multiplies the result by a + b depth, depth running from 0 in the first layer to
+    1 in the last (LiNeS, arXiv:2410.17146). Raises BadValue for pieces that do not fit.
+    """
+
+    strategy: Strategy
+    mask: Masking | None = None
+    weighting: Weighting | None = None
+    lines: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weighting is not None and not self.strategy.weighted:
+            raise BadValue("the strategy takes no weights", remedy="leave out --weights auto:NAME")
+        if self.mask is not None and self.strategy.looks == "model":
+            raise BadValue(
+                "a strategy that ranks the whole model takes no mask beside",
+                remedy='rank each tensor on its own: --set scope="tensor"',
+            )
+
+    @property
+    def unit(self) -> Unit:
+        """What a block must not cut. A strategy that looks at masked tensors gets them whole."""
+        units = [self.strategy.unit]
+        if self.mask is not None:
+            units.append("element" if self.strategy.looks == "nothing" else "tensor")
+            units.append(self.mask.unit)
+        return max(units, key=_UNITS.index)
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        """What is read before a block can be merged: a whole tensor or the whole model."""
+        pieces = [piece for piece in (self.strategy, self.mask, self.weighting) if piece]
+        return max((piece.looks for piece in pieces), key=_LOOKS.index)
+
+    @property
+    def rescales_draws(self) -> bool:
+        """Whether kept entries are multiplied up for those a random mask drops."""
+        return self.strategy.rescales_draws or (self.mask is not None and self.mask.rescales_draws)
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether every task must have an importance map."""
+        masked = self.mask is not None and self.mask.needs_importance
+        return self.strategy.needs_importance or masked
+
+    def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
+        """Return the strategy's whole-model fact for each parameter."""
+        return self.strategy.prepare(scores, names)
+
+    def look(self, whole: Whole, expert: int) -> None:
+        """Find ahead what `merge` will ask of a whole parameter about one expert."""
+        if self.mask is None:  # what a mask leaves is known only where it is merged
+            self.strategy.look(whole, expert)
+
+    def merge(self, stack: Stack) -> Tensor:
+        """Return the merged delta: (k, *shape) -> (*shape)."""
+        if self.weighting is not None:
+            stack = dataclasses.replace(stack, weights=self.weighting.weights(stack))
+        if self.mask is not None:
+            masked = self.mask.apply(stack)
+            if self.strategy.looks == "nothing":
+                stack = dataclasses.replace(stack, deltas=masked)
+            else:  # the whole parameter is here: its facts are found from what the mask left
+                stack = dataclasses.replace(stack, deltas=masked, whole=None, model=None)
+        merged = self.strategy.merge(stack)
+        if self.lines is not None:
+            a, b = self.lines
+            merged = merged * (a + b * stack.depth)
+        return merged

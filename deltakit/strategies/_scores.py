@@ -1,0 +1,48 @@
+"""Importance of each entry, from maps whose units are tensors, rows or entries."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from deltakit.errors import BadValue, ShapeMismatch
+from deltakit.strategies._stack import Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def element_scores(stack: Stack) -> Tensor:
+    """Return the importance of each entry of each expert: (k, *shape) in the deltas' dtype.
+
+    A score for the tensor holds for all of it, one a row for the row's entries. Raises BadValue
+    where there is no importance, ShapeMismatch for scores of another shape.
+    """
+    import torch
+
+    if not stack.scores:
+        raise BadValue(
+            "there is no importance of this parameter",
+            where=stack.name or None,
+            remedy="capture it on the fine-tuned models: deltakit importance TASK",
+        )
+    count = stack.deltas[0].numel()
+    shape = stack.shape or ()
+    rows = []
+    for task, scores in zip(stack.tasks, stack.scores, strict=True):
+        if scores.numel() == 1:
+            each = scores.reshape(1).expand(count)
+        elif scores.numel() == math.prod(shape):
+            each = scores.reshape(-1)[stack.start : stack.start + count]
+        elif shape and scores.shape == shape[:1]:
+            at = torch.arange(stack.start, stack.start + count) // max(1, stack.row)
+            each = scores[at]
+        else:
+            raise ShapeMismatch(
+                f"the importance of task {task!r} has another shape",
+                where=stack.name,
+                expected=f"[], {list(shape[:1])} or {list(shape)}",
+                got=f"{list(scores.shape)}",
+            )
+        rows.append(each.to(stack.deltas.dtype))
+    return torch.stack(rows).reshape(stack.deltas.shape)

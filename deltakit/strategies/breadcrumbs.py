@@ -1,0 +1,52 @@
+"""Model Breadcrumbs (Davari & Belilovsky 2023, arXiv:2312.06795).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> deltas = torch.tensor([[0.1, -0.2, 0.3, -0.4, 9.0], [0.5, 0.0, 0.1, 0.2, -8.0]])
+>>> get("breadcrumbs", {"density": 0.4, "gamma": 0.2}).merge(Stack(deltas))
+tensor([ 0.5000,  0.0000,  0.3000, -0.2000,  0.0000])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.strategies._settings import Density, DropRate
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy
+from deltakit.strategies.masks.outliers import Outliers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Breadcrumbs(Strategy):
+    """Drop the largest and the smallest entries of each delta, and add.
+
+    gamma: the fraction of the largest magnitudes dropped, rounded down, so that a tensor of fewer
+    than 1/gamma entries keeps its largest. density: the fraction kept below those. Tensor by
+    tensor.
+    """
+
+    density: Density = 0.9
+    gamma: DropRate = 0.01
+
+    formula = "sum w_i m_i d_i, m_i without the top gamma and the bottom"
+    paper = "Davari & Belilovsky 2023, arXiv:2312.06795"
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor"
+
+    def check(self) -> None:
+        self.mask()
+
+    def mask(self) -> Outliers:
+        """Return the mask that goes before the sum."""
+        return Outliers(self.density, self.gamma)
+
+    def merge(self, stack: Stack) -> Tensor:
+        return ops.weighted_sum(self.mask().apply(stack), stack.weights)

@@ -1,0 +1,80 @@
+"""EMR-Merging: elect, mask, rescale (Huang et al. 2024, arXiv:2405.17461).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, get
+>>> deltas = torch.tensor([[4.0, -1.0, 2.0, 3.0], [2.0, 3.0, -1.0, 1.0]])
+>>> get("emr").merge(Stack(deltas))
+tensor([4., 3., 2., 3.])
+>>> get("emr", {"task": "sms"}).merge(Stack(deltas, tasks=("trec", "sms")))
+tensor([2.8000, 2.1000, 0.0000, 2.1000])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.errors import BadValue
+from deltakit.strategies._facts import derived_totals
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Emr(Strategy):
+    """Unify the deltas: the elected sign with the largest magnitude that has it.
+
+    task: empty for the unified delta; the name of a task rebuilds that task's model from it, with
+    the mask where its own delta has the unified sign and the rescaler
+    sum |d_i| / sum |mask_i unified|, tensor by tensor.
+    """
+
+    task: str = ""
+
+    family = "election"
+    formula = "sign(sum w_i d_i) max |w_i d_i| over the agreeing; mask and rescale"
+    paper = "Huang et al. 2024, arXiv:2405.17461"
+
+    @property
+    def combines(self) -> Literal["mean", "sum", "neither"]:
+        return "mean"
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor" if self.task else "nothing"
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        if self.task and self.task not in tasks:
+            raise BadValue(
+                f"emr is to rebuild {self.task!r}, which is none of the tasks",
+                expected=", ".join(tasks),
+            )
+
+    def merge(self, stack: Stack) -> Tensor:
+        unified = self.unified(stack.deltas, stack.weights)
+        if not self.task:
+            return unified
+        expert = stack.tasks.index(self.task)
+
+        def masked(deltas: Tensor, _: int) -> Tensor:
+            whole = self.unified(deltas, stack.weights)
+            return ops.agreeing(deltas, whole).mul_(whole).abs_()  # (k, n)
+
+        own = derived_totals(stack, "l1", lambda deltas, _: deltas.abs())[expert]
+        kept = derived_totals(stack, ("emr", self), masked)[expert]
+        agrees = ops.agreeing(stack.deltas[expert], unified)
+        return unified * agrees * (own / kept if kept else 0.0)
+
+    @staticmethod
+    def unified(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+        """Return the elected sign times the largest magnitude that has it: (k, n) -> (n,)."""
+        elected = ops.elect_sign(deltas, weights)
+        largest = elected * 0
+        for delta, weight in zip(deltas, weights, strict=True):
+            largest = largest.maximum((delta * weight * elected).nan_to_num_())
+        return largest * elected

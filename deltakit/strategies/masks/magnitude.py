@@ -1,0 +1,41 @@
+"""Keep the largest magnitudes (TIES' trim, arXiv:2306.01708).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, masks
+>>> masks.get("magnitude", {"density": 0.5}).apply(Stack(torch.tensor([[1.0, -4.0]])))
+tensor([[ 0., -4.]])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit.strategies._masking import Masking
+from deltakit.strategies._settings import Density
+from deltakit.strategies._stack import Scope, Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Magnitude(Masking):
+    """Keep the largest magnitudes of each delta.
+
+    density: the fraction kept, at least one entry, of every tensor on its own or of the whole
+    model (scope).
+    """
+
+    density: Density = 0.2
+    scope: Scope = "tensor"
+
+    paper = "arXiv:2306.01708"
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "model" if self.scope == "global" else "tensor"
+
+    def apply(self, stack: Stack) -> Tensor:
+        trimmed = stack.trimmed(self.density, self.scope)
+        return trimmed.clone() if trimmed is stack.deltas else trimmed

@@ -1,0 +1,65 @@
+"""Drop both tails of the magnitudes (Model Breadcrumbs, arXiv:2312.06795).
+
+>>> import torch
+>>> from deltakit.strategies import Stack, masks
+>>> deltas = torch.tensor([[0.1, -0.2, 0.3, -0.4, 9.0]])
+>>> masks.get("outliers", {"density": 0.4, "gamma": 0.2}).apply(Stack(deltas))
+tensor([[ 0.0000, -0.0000,  0.3000, -0.4000,  0.0000]])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from deltakit import ops
+from deltakit.errors import BadValue
+from deltakit.strategies._facts import cut_at, whole_of
+from deltakit.strategies._masking import Masking
+from deltakit.strategies._settings import Density, DropRate
+from deltakit.strategies._stack import Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outliers(Masking):
+    """Drop the largest magnitudes and the smallest, tensor by tensor.
+
+    gamma: the fraction at the top that is dropped, rounded down: a tensor of fewer than 1/gamma
+    entries has no outlier. density: the fraction kept below those; the rest, the smallest, goes.
+    """
+
+    density: Density = 0.9
+    gamma: DropRate = 0.01
+
+    paper = "Davari & Belilovsky 2023, arXiv:2312.06795"
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return "tensor"
+
+    def check(self) -> None:
+        if self.density + self.gamma > 1.0 + 1e-9:
+            raise BadValue(
+                "density and gamma are more than 1 together",
+                got=f"density {self.density:g}, gamma {self.gamma:g}",
+                remedy="keep and drop at most everything",
+            )
+
+    def apply(self, stack: Stack) -> Tensor:
+        import torch
+
+        numel = whole_of(stack).numel
+        top = int(self.gamma * numel + 1e-9)
+        masked = torch.zeros_like(stack.deltas)
+        if not numel:
+            return masked
+        last = min(numel, top + ops.kept_count(numel, self.density))
+        for expert, delta in enumerate(stack.deltas):
+            flat = delta.reshape(-1)
+            kept = cut_at(stack, expert, last).keeps(flat, stack.start)
+            kept &= ~cut_at(stack, expert, top).keeps(flat, stack.start)
+            masked[expert] = (flat * kept).reshape(delta.shape)
+        return masked
