@@ -12,7 +12,17 @@ from deltakit.strategies._depth import depths
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._method import Method
 from deltakit.strategies._plugins import file_of, is_own_file
-from deltakit.strategies._settings import Settings, range_of
+from deltakit.strategies._settings import (
+    Count,
+    Density,
+    DropRate,
+    NotNegative,
+    Positive,
+    Range,
+    Settings,
+    Share,
+    range_of,
+)
 from deltakit.strategies._stack import Stack, Whole
 from deltakit.strategies._strategy import Strategy
 from deltakit.strategies._weighting import Weighting
@@ -21,9 +31,16 @@ _strategies = Catalogue("strategy", sys.modules[__name__], Strategy, "deltakit.s
 names, find, get = _strategies.names, _strategies.find, _strategies.get
 
 __all__ = [
+    "Count",
+    "Density",
+    "DropRate",
     "Masking",
     "Method",
+    "NotNegative",
+    "Positive",
+    "Range",
     "Settings",
+    "Share",
     "Stack",
     "Strategy",
     "Weighting",
