@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 
-UNITS = ("tensor", "rank", "head", "row", "element")
+UNITS = ("tensor", "rank", "head", "row", "element", "gram")
 
 
 class ImportanceMap(Mapping[str, "Tensor"]):
@@ -32,9 +32,10 @@ class ImportanceMap(Mapping[str, "Tensor"]):
     (tensor(0.5000), 'tensor')
 
     Scores are float32 (or float64), of shape () for tensor units, (rows,) for row units, the
-    parameter's own for element units. `score` says what was measured: "first", "second" or
-    "mixed" (KlF, arXiv:2408.05200), "fisher" (mean squared gradient) or "delta" (mean |delta|).
-    Raises NonFinite for a NaN or infinite score and BadValue for a negative one.
+    parameter's own for element units, (columns, columns) for the Gram matrices of regmean. `score`
+    says what was measured: "first", "second" or "mixed" (KlF, arXiv:2408.05200), "fisher" (mean
+    squared gradient), "delta" (mean |delta|) or "gram". Raises NonFinite for a NaN or infinite
+    score and BadValue for a negative one.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ImportanceMap(Mapping[str, "Tensor"]):
                 )
             if not bool(values.isfinite().all()):
                 raise NonFinite("an importance score is NaN or infinite", where=name)
-            if bool((values < 0).any()):
+            if units != "gram" and bool((values < 0).any()):
                 raise BadValue("an importance score is negative", where=name)
             if units == "tensor" and values.numel() != 1:
                 raise BadValue("tensor units have one score a parameter", where=name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PANEL = "Store"
 
-KINDS = ["first", "second", "mixed", "fisher", "delta"]
+KINDS = ["first", "second", "mixed", "fisher", "delta", "gram"]
 
 
 def command(
@@ -34,6 +34,9 @@ def command(
         str | None,
         typer.Option(metavar="|".join(KINDS), help="By default first with --data, delta without."),
     ] = None,
+    units: Annotated[
+        str, typer.Option(metavar="tensor|row|element", help="What fisher scores one by one.")
+    ] = "tensor",
     base: Annotated[
         Path | None, typer.Option(help="For a PATH: the base model, to take the delta to.")
     ] = None,
@@ -61,12 +64,14 @@ def command(
         raise typer.BadParameter(
             "--kind delta takes no --data" if data else f"--kind {kind} needs --data FILE.jsonl"
         )
+    if units != "tensor" and kind != "fisher":
+        raise typer.BadParameter("--units goes with --kind fisher")
     if os.sep in task or task in (".", ".."):
-        _of_path(Path(task), data, model, kind, base, out, as_json)
+        _of_path(Path(task), data, model, kind, units, base, out, as_json)
         return
     if out is not None or base is not None:
         raise typer.BadParameter("--out and --base go with a PATH; a task's map is kept with it")
-    _of_task(task, data, model, kind, store, as_json)
+    _of_task(task, data, model, kind, units, store, as_json)
 
 
 def _of_task(
@@ -74,6 +79,7 @@ def _of_task(
     data: Path | None,
     model: Path | None,
     kind: str,
+    units: str,
     store: Path | None,
     as_json: bool,
 ) -> None:
@@ -91,7 +97,7 @@ def _of_task(
     else:
         if model is None:
             raise typer.BadParameter("--data needs --model PATH, the fine-tuned model")
-        found = _measure(model, data, task, kind)
+        found = _measure(model, data, task, kind, units)
     new = opened.attach_importance(task, _with_base(found, record.base_fingerprint))
 
     def render() -> None:
@@ -106,6 +112,7 @@ def _of_path(
     data: Path | None,
     model: Path | None,
     kind: str,
+    units: str,
     base: Path | None,
     out: Path | None,
     as_json: bool,
@@ -124,7 +131,7 @@ def _of_path(
     source = None if base is None else Checkpoint.open(base)
     name = path.resolve().name
     if data is not None:
-        found = _measure(path, data, name, kind)
+        found = _measure(path, data, name, kind, units)
     else:
         assert source is not None
         with one_torch_thread():
@@ -138,10 +145,14 @@ def _of_path(
     emit({"out": out, "kind": kind, "scores": len(found)}, render, as_json)
 
 
-def _measure(model: Path, data: Path, task: str, kind: str) -> ImportanceMap:
+def _measure(model: Path, data: Path, task: str, kind: str, units: str) -> ImportanceMap:
+    from deltakit.learn.gram import gram
     from deltakit.learn.post_hoc import post_hoc
 
-    name = kind if kind == "fisher" else f"klf-{kind}"
+    if kind == "gram":
+        return gram(model, data, task=task)
+    finer = "" if units == "tensor" else f"-{units}"
+    name = f"fisher{finer}" if kind == "fisher" else f"klf-{kind}"
     return post_hoc(model, data, task=task, kind=name)
 
 

@@ -82,7 +82,18 @@ def open_maps(strategy: Method, experts: Sequence[Expert]) -> list[ImportanceMap
             remedy="capture one in training (KlfImportance), or: deltakit importance"
             f" {without[0]}; for models given by path add --importance FILE once a task",
         )
-    return [ImportanceMap.open(expert.importance) for expert in experts if expert.importance]
+    maps = [ImportanceMap.open(expert.importance) for expert in experts if expert.importance]
+    for expert, found in zip(experts, maps, strict=True):
+        if (found.units == "gram") != (strategy.statistic == "gram"):
+            wanted = "Gram matrices" if strategy.statistic == "gram" else "scores"
+            kind = "gram" if strategy.statistic == "gram" else "fisher"
+            raise BadValue(
+                f"the importance map of task {expert.name!r} holds other than {wanted}",
+                where=str(expert.importance),
+                got=f"units {found.units!r}",
+                remedy=f"deltakit importance {expert.name} --kind {kind} --model PATH --data FILE",
+            )
+    return maps
 
 
 def named_bases(recipe: Recipe, experts: Sequence[Expert], maps: Sequence[ImportanceMap]) -> bool:
@@ -134,11 +145,13 @@ def check_common(
             )
         for name in (name for name in merged if name in found):
             shape, scores = base.infos[name].shape, found[name]
-            if scores.numel() != 1 and tuple(scores.shape) not in (shape, shape[:1]):
+            fitting = [(shape[-1:] * 2)] if found.units == "gram" else [(), shape[:1], shape]
+            one = found.units != "gram" and scores.numel() == 1
+            if not one and tuple(scores.shape) not in fitting:
                 raise ShapeMismatch(
                     f"{artifact} does not fit a parameter",
                     where=name,
-                    expected=f"[], {list(shape[:1])} or {list(shape)}",
+                    expected=" or ".join(str(list(fits)) for fits in fitting),
                     got=f"{list(scores.shape)}",
                 )
 

@@ -24,14 +24,13 @@ class Limits:
     block: int | None = None
     memory: int | None = None
 
-    def settle(
-        self, experts: int, largest: int, looked: int = 0, least: int = 0
-    ) -> tuple[int, int]:
-        """Return threads and block size for a merge of so many experts, or raise BadValue.
+    def settle(self, entry: int, largest: int, looked: int = 0, least: int = 0) -> tuple[int, int]:
+        """Return threads and block size for a merge, or raise BadValue.
 
-        `largest` is the number of entries of the largest tensor, `looked` the bytes a thread holds
-        while it looks at a whole tensor, `least` the entries that one block must hold: a whole
-        tensor, or a row, of a strategy that needs them.
+        `entry` is the scratch bytes that an entry of a block needs, `largest` the entries of the
+        largest tensor, `looked` the bytes a thread holds while it looks at a whole tensor, `least`
+        the entries that one block must hold: a whole tensor, or a row, of a strategy that needs
+        them.
         """
         if self.threads is not None and self.threads < 1:
             raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
@@ -40,18 +39,18 @@ class Limits:
         threads = self.threads or min(MOST_DEFAULT_THREADS, len(os.sched_getaffinity(0)))
         block = self.block or DEFAULT_BLOCK
         if self.memory is not None:
-            block = min(block, self._fitting(self.memory, threads, experts, looked, least))
+            block = min(block, self._fitting(self.memory, threads, entry, looked, least))
         block = min(block, max(DEFAULT_BLOCK, largest))
         # A multiple of 8 entries is whole bytes for every dtype, bits included.
         return threads, max(8, block // 8 * 8, -(-least // 8) * 8)
 
     @staticmethod
-    def _fitting(memory: int, threads: int, experts: int, looked: int, least: int) -> int:
+    def _fitting(memory: int, threads: int, entry: int, looked: int, least: int) -> int:
         """Return the largest block whose scratch stays within `memory` bytes."""
-        block = (memory // threads - looked) // entry_bytes(experts)
+        block = (memory // threads - looked) // entry
         smallest = max(SMALLEST_BLOCK, least)
         if block < smallest:
-            needed = threads * (entry_bytes(experts) * smallest + looked)
+            needed = threads * (entry * smallest + looked)
             raise BadValue(
                 f"{memory} bytes of memory are too few for {threads} threads",
                 expected=f"at least {needed} bytes",
@@ -60,6 +59,9 @@ class Limits:
         return block
 
 
-def entry_bytes(experts: int) -> int:
-    """Return the scratch bytes one entry of a block needs: raw, base, stack and temporaries."""
-    return 8 + 8 + 4 * (4 * experts + 6)
+def entry_bytes(experts: int, whole: bool = False) -> int:
+    """Return the scratch bytes one entry of a block needs: raw, base, stack and temporaries.
+
+    Of a `whole` tensor also what factoring it takes: factors of each task, and LAPACK's own.
+    """
+    return 8 + 8 + 4 * (4 * experts + 6) + whole * 4 * (2 * experts + 8)

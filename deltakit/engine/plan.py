@@ -80,7 +80,8 @@ class Plan:
     @property
     def memory(self) -> int:
         """Upper estimate of the scratch memory in bytes: what each thread's block and look need."""
-        return self.threads * (self.block * entry_bytes(len(self.experts)) + self.looked)
+        entry = entry_bytes(len(self.experts), self.strategy.unit == "tensor")
+        return self.threads * (self.block * entry + self.looked)
 
     @property
     def seconds(self) -> float:
@@ -165,7 +166,8 @@ def make_plan(
         "tensor": largest,
     }[strategy.unit]
     looked = 0 if strategy.looks == "nothing" else min(largest, MOST_HELD) * LOOK_BYTES
-    threads, block = (limits or Limits()).settle(len(experts), largest, looked, least)
+    entry = entry_bytes(len(experts), strategy.unit == "tensor")
+    threads, block = (limits or Limits()).settle(entry, largest, looked, least)
     infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
     shards = make_shards(infos, recipe.max_shard_size)
     return Plan(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from deltakit.learn.objective import Loss, objective
 from deltakit.learn.parameters import tracked
 from deltakit.tensors.checkpoint import Checkpoint
 
-KINDS = (*(f"klf-{score}" for score in scores.SCORES), "fisher")
+FISHER_UNITS = {"fisher": "tensor", "fisher-row": "row", "fisher-element": "element"}
+KINDS = (*(f"klf-{score}" for score in scores.SCORES), *FISHER_UNITS)
 
 
 def post_hoc(
@@ -44,11 +44,12 @@ def post_hoc(
     in the order of the file, as in a training run whose optimizer does nothing; a = 0.85 is a
     window of about seven batches, so raise a1 and a2 to weigh the whole file. `fisher`: the
     empirical Fisher diagonal, mean over examples of the squared gradient of each example on its
-    own (`batch` is not used), averaged over the parameter's scalars.
+    own (`batch` is not used), averaged over the parameter's scalars; `fisher-row`: over those of
+    each row; `fisher-element`: of each scalar, which holds one more copy of the model.
 
     Dropout is off. A batch (`fisher`: an example) with a NaN or infinite gradient is skipped
     and counted. The loss is the one of `deltakit.learn.objective`; `options` are the label texts
-    for a text encoder. One float32 score of shape () per parameter that the checkpoint holds.
+    for a text encoder. One float32 score a unit of each parameter that the checkpoint holds.
     Raises `BadValue` for a wrong setting, and `BadFile` for a data line that does not fit or a
     checkpoint without weights that its model uses.
     """
@@ -73,9 +74,16 @@ def post_hoc(
         "data_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
         "examples": str(len(examples)),
     }
-    if kind == "fisher":
+    if kind in FISHER_UNITS:
         return _fisher(
-            live, loss, examples, names=names, task=task, base=base, provenance=provenance
+            live,
+            loss,
+            examples,
+            names=names,
+            task=task,
+            units=FISHER_UNITS[kind],
+            base=base,
+            provenance=provenance,
         )
     capture = KlfImportance.attach(
         live, score=kind.removeprefix("klf-"), a1=a1, a2=a2, base=base, names=names
@@ -113,26 +121,25 @@ def _fisher(
     *,
     names: list[str],
     task: str,
+    units: str,
     base: str | Path | None,
     provenance: dict[str, str],
 ) -> ImportanceMap:
     parameters = tracked(live, names)
-    # Mean over scalars of a mean over examples: sums of squared norms, no buffer is needed.
-    totals = dict.fromkeys(parameters, 0.0)
+    # Mean over a unit's scalars of a mean over examples: one float64 sum a unit.
+    totals: dict[str, torch.Tensor] = {}
     skipped = 0
     for example in examples:
         loss([example]).backward()
         squares = {
-            name: scores.sum_of_squares(p.grad)
-            for name, p in parameters.items()
-            if p.grad is not None
+            name: _squares(p.grad, units) for name, p in parameters.items() if p.grad is not None
         }
         live.zero_grad()
-        if not all(map(math.isfinite, squares.values())):
+        if not all(bool(square.isfinite().all()) for square in squares.values()):
             skipped += 1
             continue
         for name, square in squares.items():
-            totals[name] += square
+            totals[name] = totals[name].add_(square) if name in totals else square
     counted = len(examples) - skipped
     if not counted:
         raise DeltakitError(
@@ -143,12 +150,27 @@ def _fisher(
         )
     return ImportanceMap(
         {
-            name: torch.tensor(total / counted / parameters[name].numel(), dtype=torch.float32)
-            for name, total in totals.items()
+            name: (
+                totals[name] / counted / (p.numel() / max(1, totals[name].numel()))
+                if name in totals
+                else _squares(torch.zeros_like(p), units)
+            ).float()
+            for name, p in parameters.items()
         },
         task=task,
-        units="tensor",
+        units=units,
         score="fisher",
         base=None if base is None else Checkpoint.open(base).fingerprint(),
         provenance={**provenance, "examples_skipped_nonfinite": str(skipped)},
     )
+
+
+def _squares(gradient: torch.Tensor, units: str) -> torch.Tensor:
+    """Return each unit's sum of squares: () or (rows,) float64, or float32 of the own shape."""
+    if units == "tensor":
+        return torch.tensor(scores.sum_of_squares(gradient), dtype=torch.float64)
+    dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
+    squared = dense.float().square()
+    if units == "element" or not squared.dim():
+        return squared
+    return squared.reshape(len(squared), -1).sum(dim=1, dtype=torch.float64)

@@ -79,7 +79,8 @@ def check_importance(
         )
     for name, scores in importance.items():
         shape, units = infos[name].shape, importance.units
-        expected = {"element": shape, "row": shape[:1]}.get(units, tuple(scores.shape))
+        fitting = {"element": shape, "row": shape[:1], "gram": shape[-1:] * 2}
+        expected = fitting.get(units, tuple(scores.shape))
         if tuple(scores.shape) != expected:
             raise ShapeMismatch(
                 f"{label} does not fit {name!r}",

@@ -45,6 +45,11 @@ class Method:
     def __post_init__(self) -> None:
         if self.weighting is not None and not self.strategy.weighted:
             raise BadValue("the strategy takes no weights", remedy="leave out --weights auto:NAME")
+        if self.statistic == "gram" and self.mask is not None and self.mask.needs_importance:
+            raise BadValue(
+                "the strategy and the mask need different maps, and a task has one",
+                remedy="mask by the deltas: by=delta",
+            )
         if self.mask is not None and self.strategy.looks == "model":
             raise BadValue(
                 "a strategy that ranks the whole model takes no mask beside",
@@ -76,6 +81,11 @@ class Method:
         """Whether every task must have an importance map."""
         masked = self.mask is not None and self.mask.needs_importance
         return self.strategy.needs_importance or masked
+
+    @property
+    def statistic(self) -> Literal["scores", "gram"]:
+        """What the tasks' importance maps must hold."""
+        return self.strategy.statistic
 
     def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
         """Return the strategy's whole-model fact for each parameter."""

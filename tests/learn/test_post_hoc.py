@@ -144,3 +144,27 @@ def test_wrong_settings_are_refused(folder, data):
         post_hoc(folder, data, task="t", kind="klf-frist")
     with pytest.raises(BadValue, match="a batch holds one example or more"):
         post_hoc(folder, data, task="t", batch=0)
+
+
+def test_fisher_by_row_and_by_element_average_to_that_of_the_tensor(folder, data):
+    found = {
+        kind: post_hoc(folder, data, task="t", kind=kind)
+        for kind in ("fisher", "fisher-row", "fisher-element")
+    }
+    rows = read_examples(data)
+    live, loss = objective(folder, rows, source="data")
+    total = {name: torch.zeros_like(p) for name, p in live.named_parameters()}
+    for row in rows:
+        loss([row]).backward()
+        for name, p in live.named_parameters():
+            total[name] += 0 if p.grad is None else p.grad**2
+        live.zero_grad()
+    for name, whole in found["fisher"].items():
+        element = found["fisher-element"][name]
+        torch.testing.assert_close(element.mean(), whole)
+        torch.testing.assert_close(
+            found["fisher-row"][name], element.reshape(len(element), -1).mean(dim=1)
+        )
+        if name in total:
+            torch.testing.assert_close(element, total[name] / len(rows))
+    assert {m.units for m in found.values()} == {"tensor", "row", "element"}

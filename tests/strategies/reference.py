@@ -224,6 +224,11 @@ def ewc(d: Array, f: Array) -> Array:
     return merged
 
 
+def regmean(d: Array, grams: Array) -> Array:
+    kept = [g * 0.9 + 0.1 * np.diag(np.diag(g)) for g in grams.astype(np.float64)]
+    return sum(x @ g for x, g in zip(d, kept, strict=True)) @ np.linalg.inv(sum(kept))
+
+
 def della(d: Array, known: dict[str, Any]) -> Array:
     q = rank_densities(d, 0.5, 0.15)
     return np.where(draws(known, d.shape, q), d / q, 0)
@@ -261,6 +266,7 @@ REFERENCES: dict[str, Reference] = {
     "opcm": lambda d, _: opcm(d),
     "pcb": lambda d, _: pcb(d),
     "ram": lambda d, _: sparse_mean(d),
+    "regmean": lambda d, known: regmean(d, known["grams"]),
     "sce": lambda d, _: sce(d),
     "slerp": lambda d, k: arc(k["base"] + d[0], k["base"] + d[1], 0.5) - k["base"],
     "sotu": lambda d, known: (d * draws(known, d.shape, 1 / len(d))).sum(0),

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,8 +97,18 @@ def scores_for(strategy: Strategy, tasks: Iterable[Any], deltas: Tensor) -> tupl
     """Importance of every entry, the same for a task wherever it stands."""
     if not strategy.needs_importance:
         return ()
+    if strategy.statistic == "gram":
+        return tuple(gram_for(str(task), deltas.shape[1:]) for task in tasks)
     each = [random_deltas(1, *deltas.shape[1:], seed=sum(map(ord, str(t))))[0].abs() for t in tasks]
     return tuple(each)
+
+
+def gram_for(task: str, shape: tuple[int, ...]) -> Tensor:
+    """The Gram matrix of random inputs to a matrix of this shape; a score of 1 for others."""
+    if len(shape) != 2:
+        return torch.ones(())
+    inputs = np.random.default_rng(sum(map(ord, task))).normal(size=(3 * shape[1], shape[1]))
+    return torch.from_numpy((inputs.T @ inputs).astype(np.float32))
 
 
 @each_variant

@@ -24,6 +24,7 @@ def known(experts: int, shape: tuple[int, int], seed: int) -> tuple[np.ndarray, 
     return deltas.astype(np.float32), {
         "base": drawn.normal(size=shape).astype(np.float32),
         "scores": drawn.random((experts, *shape)).astype(np.float32),
+        "grams": np.stack([x.T @ x for x in drawn.normal(size=(experts, 99, shape[1]))]),
         "tasks": [f"t{i}" for i in range(experts)],
         "name": "w",
         "seed": 3,
@@ -41,7 +42,9 @@ def difference(name: str) -> float:
             name=facts["name"],
             seed=facts["seed"],
             base=torch.from_numpy(facts["base"]),
-            scores=tuple(torch.from_numpy(facts["scores"])),
+            scores=tuple(
+                torch.from_numpy(facts["grams" if find(name).statistic == "gram" else "scores"])
+            ),
         )
         wide = {k: v.astype(np.float64) if k in ("base", "scores") else v for k, v in facts.items()}
         expected = REFERENCES[name](deltas.astype(np.float64), wide)

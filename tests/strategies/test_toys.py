@@ -125,6 +125,20 @@ def test_by_hand_with_importance(
     np.testing.assert_allclose(merged.numpy(), np.array(expected), rtol=0, atol=4e-6)
 
 
+def test_regmean_by_hand() -> None:
+    deltas = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[3.0, 1.0], [2.0, 0.0]]])
+    grams = (torch.diag(torch.tensor([1.0, 3.0])), torch.eye(2))
+    merged = get("regmean").merge(Stack(deltas, scores=grams))
+    expected = torch.tensor([[2.0, 0.25], [1.0, 0.75]])
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-6)
+    shared = (torch.tensor([[2.0, 1.0], [1.0, 2.0]]),) * 2
+    merged = get("regmean").merge(Stack(deltas, scores=shared))
+    torch.testing.assert_close(merged, deltas.mean(dim=0))
+    dead = (torch.diag(torch.tensor([1.0, 0.0])),) * 2  # an input no task has: the mean there
+    merged = get("regmean").merge(Stack(deltas, scores=dead))
+    torch.testing.assert_close(merged, deltas.mean(dim=0))
+
+
 def test_one_score_a_row_or_a_tensor_is_every_entrys() -> None:
     deltas = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
     by_row = (torch.tensor([1.0, 0.0]), torch.tensor([3.0, 2.0]))
