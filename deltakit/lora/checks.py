@@ -7,7 +7,7 @@ from math import sqrt
 
 import msgspec
 
-from deltakit.lora.factors import Factors, squared_norm, stacked
+from deltakit.lora.factors import Factors, squared_norms
 
 
 class ModuleCheck(msgspec.Struct, frozen=True):
@@ -46,8 +46,7 @@ def check(
     products: the adapters', scaling included. written: as rounded. kept: None where the mode's
     own result is the weighted sum itself: then it is 1 - error^2.
     """
-    exact = squared_norm(stacked(products, weights))
-    difference = squared_norm(stacked([*products, written], [*weights, -1.0]))
+    *_, exact, difference = squared_norms([*products, written], [*weights, -1.0])
     error = sqrt(difference / exact) if exact else 0.0 if difference == 0.0 else float("inf")
     share = max(0.0, 1.0 - error * error) if kept is None else kept
     return ModuleCheck(module, len(written.a), sqrt(exact), error, share)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXACT_UP_TO = 512  # rows or columns of a dense delta whose SVD is taken in full
 OVERSAMPLED = 16
-ROUNDS = 3  # of power iteration; with 16 ranks more than asked for, the rest of the error is small
+ROUNDS = 2  # of power iteration
 
 
 class Size(NamedTuple):
@@ -46,7 +46,7 @@ def decompose(delta: Factors | Tensor, size: Size, seed: int = 0) -> tuple[Spect
     import torch
 
     if isinstance(delta, Factors):
-        found = spectrum(delta)
+        found = spectrum(delta, size.rank)
         return found, float(found.sigma.double().square().sum())
     total = float(delta.double().square().sum()) if delta.numel() < 1 << 22 else _squares(delta)
     least = min(delta.shape)

@@ -68,22 +68,23 @@ class Spectrum(NamedTuple):
         return Factors(self.v[:rank], self.u[:, :rank] * self.sigma[:rank])
 
 
-def spectrum(factors: Factors) -> Spectrum:
+def spectrum(factors: Factors, rank: int | None = None) -> Spectrum:
     """Return the singular value decomposition of B A without forming the product.
 
     QR of both factors and an SVD of the small core: (d_out + d_in) R^2 operations for R ranks.
+    All singular values are returned, vectors of the first `rank` only.
     """
     import torch
 
     left, core_left = torch.linalg.qr(factors.b)  # (d_out, m), (m, R)
     right, core_right = torch.linalg.qr(factors.a.T)  # (d_in, n), (n, R)
     u, sigma, v = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
-    return Spectrum(left @ u, sigma, v @ right.T)
+    return Spectrum(left @ u[:, :rank], sigma, v[:rank] @ right.T)
 
 
 def nearest_of_rank(factors: Factors, rank: int) -> Factors:
     """Return the best approximation of B A of at most `rank`, without forming the product."""
-    return spectrum(factors).cut(rank)
+    return spectrum(factors, rank).cut(rank)
 
 
 def stacked(products: Sequence[Factors], weights: Sequence[float]) -> Factors:
@@ -102,10 +103,23 @@ def stacked(products: Sequence[Factors], weights: Sequence[float]) -> Factors:
     return Factors(a, b)
 
 
-def squared_norm(factors: Factors) -> float:
-    """Return the squared Frobenius norm of B A from two small Gram matrices, in float64."""
-    a, b = factors.a.double(), factors.b.double()
-    return max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
+def squared_norms(products: Sequence[Factors], weights: Sequence[float]) -> list[float]:
+    """Return |sum_{j <= i} w_j B_j A_j|^2 for every i: of each first part of a weighted sum.
+
+    >>> import torch
+    >>> one = Factors(torch.ones(1, 2), torch.ones(2, 1))
+    >>> squared_norms([one, one], [1.0, -1.0])
+    [4.0, 0.0]
+
+    From two small Gram matrices in float64, in which equal terms of opposite sign cancel.
+    """
+    both = stacked([Factors(f.a.double(), f.b.double()) for f in products], weights)
+    gram = (both.b.T @ both.b) * (both.a @ both.a.T)  # (R, R)
+    ends, found = 0, []
+    for product in products:
+        ends += len(product.a)
+        found.append(max(0.0, float(gram[:ends, :ends].sum())))
+    return found
 
 
 def _check_alike(before: Factors, now: Factors) -> None:
