@@ -11,6 +11,7 @@ import typer
 
 from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import count, emit, fraction, note, say, size, table
+from deltakit_cli.overlap import all_adapters, show_overlap
 from deltakit_cli.progress import progress
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="TASK|PATH",
-            help="Tasks of the store, or paths of model folders or delta files; name=PATH renames.",
+            help="Tasks of the store, or paths of models, adapters or deltas; name=PATH renames.",
         ),
     ],
     base: Annotated[
@@ -43,16 +44,26 @@ def command(
     """Show how tasks differ from their base, and from each other.
 
     Density, norm, overlap, cosine and sign conflict, by task, pair, layer and kind of module. All
-    weights are read once. --json also has every parameter.
+    weights are read once. --json also has every parameter. Adapters need no base: their cosines
+    and the overlap of their spaces come from their factors.
 
     deltakit inspect trec sms rt
 
     deltakit inspect ./ft-a ./ft-b --base ./base
+
+    deltakit inspect ./lora-a ./lora-b
     """
     found = store_if_any(store)
     if fast:
         headers = [_read_header(name, found) for name in tasks]
         emit(headers, lambda: show_headers(headers), as_json)
+        return
+    if base is None and all_adapters(tasks):
+        from deltakit.lora.opening import open_members
+        from deltakit.lora.overlap import overlap
+
+        figures = overlap(open_members(tasks))
+        emit(figures, lambda: show_overlap(figures), as_json)
         return
     report = _compare(tasks, base, found)
     emit(report, lambda: show_report(report), as_json)
@@ -83,6 +94,7 @@ def _read_header(name: str, store: Store | None) -> HeaderReport:
     from deltakit.delta import Delta
     from deltakit.errors import BadFile, UnknownName, nearest
     from deltakit.inspect import read_header
+    from deltakit.lora.adapter import Adapter
     from deltakit.opening import open_any
     from deltakit.tensors.checkpoint import Checkpoint
 
@@ -98,8 +110,10 @@ def _read_header(name: str, store: Store | None) -> HeaderReport:
             remedy=f"did you mean {close!r}?" if close else "see: deltakit ls",
         )
     source = open_any(path)
-    if not isinstance(source, Delta | Checkpoint):
-        raise BadFile("neither a delta nor a model", where=path, got=type(source).__name__.lower())
+    if not isinstance(source, Delta | Checkpoint | Adapter):
+        raise BadFile(
+            "neither a delta, an adapter nor a model", where=path, got=type(source).__name__.lower()
+        )
     return read_header(source, label if path != name else None)
 
 

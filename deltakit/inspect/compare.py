@@ -63,7 +63,9 @@ def compare(
 
 
 def bytes_to_read(base: TensorSource, sources: Sequence[DeltaSource]) -> int:
-    """Return the bytes that `compare` will report as progress."""
+    """Return the bytes that `compare` will report as progress; raises what it would of a base."""
+    for source in sources:
+        source.check_base(base)
     return sum(
         base.infos[name].nbytes * (1 + sum(source.changes(name) for source in sources))
         for name in merged_names(base.infos)

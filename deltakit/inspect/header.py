@@ -10,14 +10,15 @@ import msgspec
 
 from deltakit.delta import Delta
 from deltakit.delta_source import is_merged
+from deltakit.lora.adapter import Adapter
 from deltakit.tensors.checkpoint import Checkpoint
 
 
 class HeaderReport(msgspec.Struct, frozen=True):
-    """A stored delta or a model, as far as its header tells.
+    """A stored delta, a model or an adapter, as far as its header tells.
 
-    role: "add" or "replace" for a delta, "model" for a model. density: stored values as a
-    fraction of the base's mergeable entries, None for a model. codecs: how many parameters are
+    role: "add" or "replace" for a delta, else "model" or "adapter". density: stored values as a
+    fraction of the base's mergeable entries, None for others. codecs: how many parameters are
     stored in which way. dtypes: how many parameters have which dtype.
     """
 
@@ -36,11 +37,13 @@ class HeaderReport(msgspec.Struct, frozen=True):
     recipe: dict[str, str]
 
 
-def read_header(source: Delta | Checkpoint, task: str | None = None) -> HeaderReport:
-    """Return what an opened delta or model says of itself; no data is read.
+def read_header(source: Delta | Checkpoint | Adapter, task: str | None = None) -> HeaderReport:
+    """Return what an opened delta, model or adapter says of itself; no data is read.
 
     nbytes: of the file or files, in bytes. values: entries stored.
     """
+    if isinstance(source, Adapter):
+        return _adapter(source, task)
     return _delta(source, task) if isinstance(source, Delta) else _model(source, task)
 
 
@@ -79,6 +82,26 @@ def _model(model: Checkpoint, task: str | None) -> HeaderReport:
         None,
         None,
         {},
+    )
+
+
+def _adapter(adapter: Adapter, task: str | None) -> HeaderReport:
+    infos = adapter.source.infos.values()
+    ranks = _count(f"{part.rank}" for part in adapter.parts.values())
+    return HeaderReport(
+        task or adapter.path.resolve().stem,
+        adapter.label,
+        "adapter",
+        None,
+        None,
+        len(adapter.parts) + len(adapter.whole) + len(adapter.rows),
+        sum(info.numel for info in infos),
+        adapter.nbytes,
+        _count(info.dtype for info in infos),
+        {},
+        None,
+        None,
+        {f"modules of rank {rank}": f"{count}" for rank, count in ranks.items()},
     )
 
 

@@ -16,10 +16,14 @@ ROUNDS = 2  # of power iteration
 
 
 class Size(NamedTuple):
-    """How large each module's factors may be: a rank, or the share of energy to keep."""
+    """How large each module's factors may be: a rank, or the share of energy to keep.
+
+    uniform: all modules get the largest rank that one of them needs, filled up with zeros.
+    """
 
     rank: int | None = None
     energy: float | None = None
+    uniform: bool = False
 
     def check(self) -> None:
         if self.rank is not None and self.energy is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
@@ -78,6 +79,9 @@ def _contents(plan: Plan) -> Contents:
     run_all(settle, iter(plan.modules), THREADS)
     rows = {name: (len(rows), plan.kept.columns(name)) for name, rows in plan.kept.rows.items()}
     ordered = [parts[module] for module in plan.modules]
+    if plan.record.uniform and ordered:
+        rank = max(part.rank for part in ordered)
+        ordered = [dataclasses.replace(part, rank=rank) for part in ordered]
     return Contents(ordered, plan.dtype, plan.fields, plan.kept.whole, rows)
 
 

@@ -39,6 +39,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     rank: int | None = None
     energy: float | None = None
+    uniform: bool = False
     scale: float = 1.0
     seed: int = 0
 
@@ -62,13 +63,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             settings=dict(settings),
             rank=size.rank,
             energy=size.energy,
+            uniform=size.uniform,
             scale=scale,
             seed=seed,
         )
 
     @property
     def size(self) -> Size:
-        return Size(self.rank, self.energy)
+        return Size(self.rank, self.energy, self.uniform)
 
 
 @dataclass

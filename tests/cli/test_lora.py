@@ -27,7 +27,7 @@ def here(tmp_path, monkeypatch):
 
 
 def deltakit(*words):
-    return CliRunner().invoke(build(["lora", "merge"]), list(words))
+    return CliRunner().invoke(build(["lora", "merge", "inspect"]), list(words))
 
 
 def lora(*words):
@@ -96,3 +96,40 @@ def test_convert_there_and_back(here):
     found = open_adapter(here / "m").factors("q")
     torch.testing.assert_close((found.b @ found.a).double(), delta(TENSORS["a"], "q", 1.0))
     assert deltakit("lora", "convert", "k.safetensors", "--to", "peft", "-o", "n").exit_code == 2
+
+
+def test_extract_shows_quality_by_size_before_it_writes(here):
+    tuned = {**BASE, "q.weight": BASE["q.weight"] + delta(TENSORS["a"], "q", 1.0).float()}
+    write_model(here / "tuned", tuned)
+    both = ("--base", "base", "--model", "tuned")
+    printed = lora("extract", *both, "--energy", "0.99", "--dry-run")
+    assert "energy kept" in printed
+    assert "nothing was written" in printed
+    assert "keeps 100.0%" in lora("extract", *both, "--size", "1kB", "-o", "m")
+    found = open_adapter(here / "m").factors("q")
+    wanted = delta(TENSORS["a"], "q", 1.0)
+    torch.testing.assert_close((found.b @ found.a).double(), wanted, rtol=1e-5, atol=1e-5)
+    assert deltakit("lora", "extract", *both, "--rest", "lose").exit_code == 2
+
+
+def test_lint_fails_where_the_program_would(here):
+    assert "nothing that peft" in lora("lint", "a", "--for", "peft")
+    done = deltakit("lora", "lint", "a", "--for", "vllm", "--rank", "1")
+    assert done.exit_code == 1
+    assert "rank 2 is above 1" in done.stdout
+
+
+def test_inspect_needs_no_base_for_adapters(here):
+    done = deltakit("inspect", "a", "x=b")
+    assert done.exit_code == 0, done.output
+    assert "interference" in done.stdout
+    report = json.loads(deltakit("inspect", "a", "x=b", "--json").stdout)
+    assert [found["name"] for found in report["adapters"]] == ["a", "x"]
+    assert -1 <= report["pairs"][0]["cosine"] <= 1
+
+
+def test_inspect_compares_an_adapter_with_a_model_on_their_base(here):
+    write_model(here / "tuned", {**BASE, "q.weight": 2 * BASE["q.weight"]})
+    done = deltakit("inspect", "./a", "./tuned", "--base", "base")
+    assert done.exit_code == 0, done.output
+    assert "cosine" in done.stdout

@@ -1,0 +1,71 @@
+"""How adapters interfere, as `deltakit inspect` prints it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltakit_cli.output import fraction, say, size, table
+
+if TYPE_CHECKING:
+    from deltakit.lora.overlap import AdapterFigures, OverlapReport, PairOverlap
+
+MOST = 5  # modules shown of a pair; --json has them all
+
+
+def all_adapters(names: Sequence[str]) -> bool:
+    """Tell whether all that is named are adapters given by path."""
+    from deltakit.lora import is_adapter
+
+    return all(is_adapter(_path(name)) for name in names)
+
+
+def _path(name: str) -> Path:
+    label, equals, rest = name.partition("=")
+    return Path(rest if equals and os.sep not in label else name)
+
+
+def show_overlap(report: OverlapReport) -> None:
+    """Print one line an adapter, one a pair, and the modules that interfere most."""
+    heads = ["adapter", "modules", "rank", "norm", "whole", "size", "dtype"]
+    table(heads, map(_adapter, report.adapters), align="lrrrrrl")
+    if not report.pairs:
+        return
+    say()
+    heads = ["pair", "", "shared", "cosine", "interference", "inputs", "outputs"]
+    table(heads, map(_pair, report.pairs), align="llr")
+    say("inputs, outputs: the share of the smaller space that lies in the larger, 1 for equal ones")
+    for pair in report.pairs:
+        rows = sorted(pair.modules, key=lambda m: -abs(m.cosine or 0.0))[:MOST]
+        if rows:
+            say()
+            table(
+                ["module", "cosine", "inputs", "chance", "outputs"],
+                [
+                    [m.module, *map(fraction, (m.cosine, m.inputs, m.chance, m.outputs))]
+                    for m in rows
+                ],
+                align="lr",
+                title=f"{pair.a} and {pair.b}: most alike or opposed",
+            )
+
+
+def _adapter(found: AdapterFigures) -> list[str]:
+    ranks = found.ranks
+    span = "-" if not ranks else f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    return [
+        found.name,
+        f"{found.modules}",
+        span,
+        fraction(found.norm),
+        f"{found.whole}",
+        size(found.nbytes),
+        ", ".join(found.dtypes),
+    ]
+
+
+def _pair(found: PairOverlap) -> list[str]:
+    figures = (found.cosine, found.interference, found.inputs, found.outputs)
+    return [found.a, found.b, f"{found.shared}", *map(fraction, figures)]

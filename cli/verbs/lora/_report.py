@@ -1,0 +1,38 @@
+"""What is printed of an adapter that was written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deltakit_cli.output import note, say, seconds, size, table
+
+if TYPE_CHECKING:
+    from deltakit.lora.checks import ModuleCheck
+    from deltakit.lora.record import Report
+
+
+def show_report(report: Report, adapters: int) -> None:
+    """Print what was written and how exact it is."""
+    ranks = report.ranks
+    span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    made = f"merged {adapters} adapters with {report.mode} into"
+    made = {"extract": "extracted"}.get(report.mode, made if adapters > 1 else "wrote")
+    say(
+        f"{made} {report.out}: {len(report.modules)} modules,"
+        f" {size(report.nbytes)}, {seconds(report.seconds)}"
+    )
+    total = report.summary
+    say(
+        f"rank {span} keeps {total.kept:.1%} of the energy;"
+        f" relative error against the exact weighted sum {total.error:.2g}"
+    )
+    if total.kept < 0.9995 or total.error > 1e-3:
+        table(["worst", "rank", "kept", "error"], map(_row, total.worst), align="lr")
+    if report.kept:
+        say(f"kept whole, merged by the same weights: {len(report.kept)} tensors")
+    for text in report.notes:
+        note(f"note: {text}")
+
+
+def _row(check: ModuleCheck) -> list[str]:
+    return [check.module, f"{check.rank}", f"{check.kept:.1%}", f"{check.error:.2g}"]

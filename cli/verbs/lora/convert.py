@@ -1,0 +1,53 @@
+"""deltakit lora convert: between PEFT and kohya."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltakit_cli.options import Json
+from deltakit_cli.output import emit, say
+from deltakit_cli.verbs.lora._options import One
+
+
+def command(
+    adapter: One,
+    to: Annotated[str, typer.Option(metavar="peft|kohya", help="What to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder, or kohya file, to write.")],
+    base: Annotated[
+        Path | None, typer.Option(help="From kohya: the model, for the names of its modules.")
+    ] = None,
+    scope: Annotated[str, typer.Option(help="To kohya: what its names begin with.")] = "lora_unet",
+    as_json: Json = False,
+) -> None:
+    """Convert between PEFT's folders and kohya's files; the numbers stay as they are.
+
+    deltakit lora convert ./style.safetensors --to peft --base ./unet --out ./style
+    """
+    from deltakit.lora.kohya import dotted, write_kohya
+    from deltakit.lora.merge import merge_adapters
+    from deltakit.lora.opening import open_adapter
+    from deltakit.lora.union import Member
+    from deltakit.tensors.checkpoint import Checkpoint
+
+    opened = open_adapter(adapter)
+    if to == "kohya":
+        write_kohya(opened, out, scope=scope)
+    elif to == "peft":
+        if opened.flat:
+            if base is None:
+                raise typer.BadParameter(
+                    "kohya's names have lost their dots: --base PATH is needed"
+                )
+            names = Checkpoint.open(base).infos
+            opened = dotted(opened, [n.removesuffix(".weight") for n in names])
+        merge_adapters([Member(adapter.stem, opened)], "cat", out)
+    else:
+        raise typer.BadParameter(f"--to {to}: expected peft or kohya")
+    emit(
+        {"out": out, "modules": len(opened.parts)},
+        lambda: say(f"wrote {len(opened.parts)} modules to {out}"),
+        as_json,
+    )

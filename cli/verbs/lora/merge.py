@@ -1,0 +1,79 @@
+"""deltakit lora merge: adapters in, one adapter out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltakit_cli.lists import numbers, settings
+from deltakit_cli.options import Json
+from deltakit_cli.output import emit
+from deltakit_cli.verbs.lora._options import (
+    Adapters,
+    Dtype,
+    Energy,
+    Out,
+    Overwrite,
+    Rank,
+    Seed,
+    Settings,
+    Weights,
+)
+from deltakit_cli.verbs.lora._report import show_report
+
+
+def command(
+    adapters: Adapters,
+    mode: Annotated[
+        str,
+        typer.Option("--mode", "-m", help="cat, svd, linear, core_space, knots, klf, a strategy."),
+    ] = "svd",
+    weights: Weights = "",
+    rank: Rank = None,
+    energy: Energy = None,
+    set_: Settings = None,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="One rank for all modules, for servers that need it.")
+    ] = False,
+    scale: Annotated[float, typer.Option(help="Multiplies the merged delta, once.")] = 1.0,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    importance: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="For klf: a map of rank units, once an adapter."),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Needed only for heads kept whole whose weights do not add up to 1."),
+    ] = None,
+    out: Out = Path("merged-lora"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Merge adapters into one adapter; no base model is read.
+
+    deltakit lora merge ./a ./b --mode svd --rank 16 --out ./ab
+
+    deltakit lora merge ./a ./b ./c --mode ties --set density=0.5 --energy 0.99 --out ./abc
+    """
+    from deltakit.lora.cut import Size
+    from deltakit.lora.merge import merge_adapters
+    from deltakit.lora.opening import open_members
+    from deltakit.tensors.checkpoint import Checkpoint
+
+    report = merge_adapters(
+        open_members(adapters, numbers("--weights", weights)),
+        mode,
+        out,
+        overwrite=overwrite,
+        settings=settings(set_ or []),
+        size=Size(rank, energy, uniform),
+        scale=scale,
+        seed=seed,
+        dtype=dtype,
+        importance=importance or [],
+        base=None if base is None else Checkpoint.open(base),
+    )
+    emit(report, lambda: show_report(report, len(adapters)), as_json)

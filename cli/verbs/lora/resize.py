@@ -1,0 +1,42 @@
+"""deltakit lora resize: an adapter at another rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from deltakit_cli.options import Json
+from deltakit_cli.output import emit
+from deltakit_cli.verbs.lora._options import Dtype, Energy, One, Out, Overwrite, Rank
+from deltakit_cli.verbs.lora._report import show_report
+
+
+def command(
+    adapter: One,
+    rank: Rank = None,
+    energy: Energy = None,
+    dtype: Dtype = None,
+    out: Out = Path("resized-lora"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Bring an adapter to another rank: the nearest there is, and what it loses.
+
+    deltakit lora resize ./a --energy 0.99 --out ./a-small
+    """
+    from deltakit.lora.cut import Size
+    from deltakit.lora.merge import merge_adapters
+    from deltakit.lora.opening import open_members
+
+    if rank is None and energy is None:
+        raise typer.BadParameter("--rank K or --energy E is missing")
+    report = merge_adapters(
+        open_members([str(adapter)]),
+        "svd",
+        out,
+        overwrite=overwrite,
+        size=Size(rank, energy),
+        dtype=dtype,
+    )
+    emit(report, lambda: show_report(report, 1), as_json)

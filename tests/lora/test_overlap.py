@@ -1,0 +1,63 @@
+"""Interference of adapters, from factors: equal to what the dense deltas give."""
+
+import pytest
+import torch
+
+from deltakit.lora import open_adapter
+from deltakit.lora.overlap import overlap
+from deltakit.lora.union import Member
+from tests.lora.folders import delta, factors, write_folder
+
+
+def members(folder, **tensors):
+    return [
+        Member(name, open_adapter(write_folder(folder / name, found, r=2, lora_alpha=3)))
+        for name, found in tensors.items()
+    ]
+
+
+def test_cosine_and_norm_are_those_of_the_deltas(tmp_path):
+    a, b = factors("q", 1) | factors("k", 2), factors("q", 3) | factors("v", 4)
+    report = overlap(members(tmp_path, a=a, b=b))
+    (pair,) = report.pairs
+    dense = [
+        torch.cat(
+            [
+                delta(t, m, 1.5).flatten() if f"{m}.lora_A.weight" in t else torch.zeros(30)
+                for m in "qkv"
+            ]
+        )
+        for t in (a, b)
+    ]
+    cosine = float(torch.nn.functional.cosine_similarity(*dense, dim=0))
+    assert pair.cosine == pytest.approx(cosine, abs=1e-6)
+    assert [f.norm for f in report.adapters] == pytest.approx([float(d.norm()) for d in dense])
+    squares = sum(float(d.square().sum()) for d in dense)
+    both = float((dense[0] + dense[1]).square().sum())
+    assert pair.interference == pytest.approx(both / squares - 1, abs=1e-6)
+    assert (pair.shared, pair.only_a, pair.only_b) == (1, 1, 1)
+
+
+def test_an_adapter_and_itself_overlap_wholly(tmp_path):
+    same = factors("q", 1)
+    (pair,) = overlap(members(tmp_path, a=same, b=same)).pairs
+    assert (pair.cosine, pair.interference) == pytest.approx((1.0, 1.0))
+    assert (pair.inputs, pair.outputs) == pytest.approx((1.0, 1.0))
+    assert pair.modules[0].angles == pytest.approx([0.0, 0.0], abs=1e-3)
+
+
+def test_spaces_at_right_angles_share_nothing(tmp_path):
+    eye = torch.eye(5)
+    b = torch.ones(6, 2) + torch.eye(6)[:, :2]
+    first = {"q.lora_A.weight": eye[:2], "q.lora_B.weight": b}
+    second = {"q.lora_A.weight": eye[2:4], "q.lora_B.weight": b}
+    (pair,) = overlap(members(tmp_path, a=first, b=second)).pairs
+    assert pair.cosine == pytest.approx(0.0, abs=1e-9)
+    assert pair.inputs == pytest.approx(0.0, abs=1e-9)
+    assert pair.outputs == pytest.approx(1.0)
+    assert pair.modules[0].angles == pytest.approx([torch.pi / 2] * 2)
+
+
+def test_adapters_of_nothing_in_common_have_no_overlap(tmp_path):
+    (pair,) = overlap(members(tmp_path, a=factors("q", 1), b=factors("k", 2))).pairs
+    assert (pair.shared, pair.inputs, pair.cosine) == (0, None, 0.0)
