@@ -1,6 +1,6 @@
 """Merging LoRA adapters: deltakit against PEFT's add_weighted_adapter, in one run.
 
-    python -m benchmarks.lora_merge [--quick] [--write]
+    python -m benchmarks.lora_merge [--quick] [--write docs/lora.md]
 
 Three rank-16 adapters of a 106 M-parameter Llama-shaped model (56 modules, made up, seeded) are
 merged in every mode, weights .5, .3, .2, to rank 16 where the mode cuts. deltakit reads folders and
@@ -10,7 +10,7 @@ what was there before (deltakit: torch loaded; PEFT: model and adapters loaded).
 against the exact weighted sum, measured on what was written; of a mode that means something else
 it is how far that is from the sum. Then the identity that a merge with
 weights 1, 0 gives the first adapter, and svd at the shapes of a 7 B model. --write puts the
-tables into docs/lora.md.
+tables into a page.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import multiprocessing
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks import page
 from benchmarks.lora_models import KINDS, LLAMA_7B, M106, QUICK, Shapes
-from benchmarks.table import machine
+from benchmarks.machine import machine
 
 WEIGHTS = (0.5, 0.3, 0.2)
 RANK = 16
@@ -43,9 +45,6 @@ MODES: dict[str, str | None] = {
     "core_space": None,
     "knots": None,
 }
-EXACT = ("cat", "svd", "linear")
-DOC = Path(__file__).parent.parent / "docs" / "lora.md"
-MARKS = ("<!-- figures: python -m benchmarks.lora_merge --write -->", "<!-- end of figures -->")
 
 
 def main() -> None:
@@ -53,38 +52,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lora_merge", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it works")
-    parser.add_argument("--write", action="store_true", help=f"put the tables into {DOC.name}")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into it")
     given = parser.parse_args()
     small, large = (QUICK, QUICK) if given.quick else (M106, LLAMA_7B)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         work = Path(folder)
         text = "\n\n".join([_speeds(small, work), _identities(work), _large(large, work)])
-    text += f"\n\n{machine()}, {datetime.date.today()}"  # noqa: DTZ011
+    told = machine("torch", "peft", "transformers")
+    text += f"\n\n{told}, {datetime.date.today()}"  # noqa: DTZ011
     print(text)
     if given.write:
-        before, _, rest = DOC.read_text().partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        DOC.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        page.write(given.write, "figures", text)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text, the first column to the left and the others to the right.
+
+    >>> print(aligned([["mode", "s"], ["cat", "0.25"]]))
+    mode     s
+    cat   0.25
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if at else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def _speeds(shapes: Shapes, work: Path) -> str:
     base, adapters = _apart(shapes.write, work / shapes.name)
-    lines = [
-        f"{shapes.name}: {len(shapes.modules())} modules, three adapters of rank {RANK}",
-        "",
-        "| mode | deltakit: s | CPU s | MB | error | PEFT: s | CPU s | MB | error |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = [["", "deltakit", "", "", "", "PEFT", "", "", ""]]
+    rows.append(["mode", *(["s", "CPU s", "MB", "error"] * 2)])
     for mode, theirs in MODES.items():
-        ours = _apart(run_deltakit, adapters, mode, work / mode)
-        row = [mode, *_cells(ours)]
+        row = [mode, *_cells(_apart(run_deltakit, adapters, mode, work / mode))]
         if theirs is None:
             row += ["none", "", "", ""]
         else:
             row += _cells(_apart(run_peft, base, adapters, theirs, work / f"peft-{mode}"))
-        lines.append(f"| {' | '.join(row)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        print(*row, flush=True)
+        rows.append(row)
+    head = f"{shapes.name}: {len(shapes.modules())} modules, three adapters of rank {RANK}"
+    return f"{head}\n\n{aligned(rows)}"
 
 
 def _cells(run: dict[str, float]) -> list[str]:
@@ -98,24 +109,21 @@ def _cells(run: dict[str, float]) -> list[str]:
 
 def _large(shapes: Shapes, work: Path) -> str:
     adapters = _apart(shapes.write_adapters, work / "large", "BF16")
-    lines = [f"{shapes.name}: {len(shapes.modules())} modules, bf16, deltakit alone", ""]
-    lines += ["| mode | s | CPU s | MB | error |", "|---|---|---|---|---|"]
+    rows = [["mode", "s", "CPU s", "MB", "error"]]
     for mode in ("svd", "cat", "core_space"):
-        row = [mode, *_cells(_apart(run_deltakit, adapters, mode, work / f"large-{mode}"))]
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append([mode, *_cells(_apart(run_deltakit, adapters, mode, work / f"large-{mode}"))])
+    head = f"{shapes.name}: {len(shapes.modules())} modules, bf16, deltakit alone"
+    return f"{head}\n\n{aligned(rows)}"
 
 
 def _identities(work: Path) -> str:
-    lines = [
-        "weights 1, 0: the largest difference of a logit to that of the first adapter, as a"
-        " fraction of the adapter's own effect",
-        "",
-        "| adapters | deltakit cat | PEFT cat |",
-        "|---|---|---|",
-    ]
-    found = _apart(identities, work)
-    return "\n".join([*lines, *(f"| {kind} | {a:.1e} | {b} |" for kind, (a, b) in found.items())])
+    head = (
+        "weights 1, 0: largest difference of a logit to the first adapter's,\n"
+        "as a fraction of that adapter's own effect"
+    )
+    rows = [["adapters", "deltakit cat", "PEFT cat"]]
+    rows += [[kind, f"{a:.1e}", b] for kind, (a, b) in _apart(identities, work).items()]
+    return f"{head}\n\n{aligned(rows)}"
 
 
 def _apart(function: Any, *arguments: Any) -> Any:
@@ -223,7 +231,8 @@ def identity(kind: str, work: Path) -> tuple[float, str]:
     try:
         theirs = float((merged_by_peft(base, paths, [1.0, 0.0]) - wanted).abs().max()) / effect
     except (ValueError, RuntimeError, NotImplementedError) as refused:
-        return ours, f"refused: {refused}".split(".", maxsplit=1)[0][:60]
+        print(f"PEFT refuses {kind}: {refused}")
+        return ours, "refused"
     return ours, f"{theirs:.1e}"
 
 

@@ -120,9 +120,8 @@ def _write_parts(plan: Plan, contents: Contents, writer: AdapterWriter) -> list[
         if part.magnitude:
             magnitude = plan.members[0].adapter.magnitude(part.module)
         written = writer.write_part(part, merged, bias, magnitude)
-        shares = [plan.shares[number] for number in plan.modules[part.module]]
         checks[part.module] = check(
-            part.module, pack.products, shares, written, None if plan.mode.exact else kept
+            part.module, pack.products, plan.shares, written, None if plan.mode.exact else kept
         )
 
     run_all(do, iter(contents.parts), THREADS)

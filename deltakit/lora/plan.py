@@ -42,22 +42,28 @@ class Plan:
         return self.kept.shares
 
     def pack(self, module: str) -> Pack:
-        """Read a module's factors: of the adapters that have it, in one dtype."""
+        """Read a module's factors, of rank 0 where an adapter lacks it, in one dtype."""
         import torch
 
         parts = self.modules[module]
-        products = [self.members[n].adapter.factors(module) for n in parts]
-        wide = torch.float64 if any(p.a.dtype == torch.float64 for p in products) else torch.float32
-        turned = any(
-            p.kind == "embedding" or self.members[n].adapter.config.fan_in_fan_out
-            for n, p in parts.items()
+        first = next(iter(parts.values()))
+        found = {n: self.members[n].adapter.factors(module) for n in parts}
+        kinds = {product.a.dtype for product in found.values()}
+        wide = torch.float64 if torch.float64 in kinds else torch.float32
+        rows, columns = shape_of(first)
+        nothing = Factors(torch.zeros(0, columns), torch.zeros(rows, 0))
+        products = [found.get(n, nothing) for n in range(len(self.members))]
+        turned = first.kind == "embedding" or any(
+            self.members[n].adapter.config.fan_in_fan_out for n in parts
         )
+        shape = (columns, rows) if turned else (rows, *first.inputs)
         return Pack(
             [Factors(p.a.to(wide), p.b.to(wide)) for p in products],
-            [self.members[n].weight for n in parts],
-            [p.scaling for p in parts.values()],
-            [self.members[n].name for n in parts],
+            [member.weight for member in self.members],
+            [parts[n].scaling if n in parts else 1.0 for n in range(len(self.members))],
+            [member.name for member in self.members],
             f"{module}.weight",
+            shape,
             turned,
             self.record.seed,
             self.facts.get(module),
@@ -84,14 +90,14 @@ def plan_merge(
     size.check()
     chosen = find(mode, settings)
     _check_names(members)
-    if not chosen.needs_importance:  # the order is the content's: results do not depend on it
-        if importance:
-            raise BadValue(f"{mode} uses no importance maps", remedy="leave them out")
+    if importance and not chosen.needs_importance:
+        raise BadValue(f"{mode} uses no importance maps", remedy="leave them out")
+    if not chosen.ordered:  # then the content's, so that the given one changes no bit
         members = sorted(members, key=lambda m: (m.adapter.source.fingerprint(), m.name))
     used = [member for member in members if member.weight != 0.0]
     if not used:
         raise BadValue("nothing to merge: all weights are 0")
-    chosen.check([member.weight for member in used])
+    chosen.check([member.weight for member in used], [member.name for member in used])
     total = sum(member.weight for member in used) if chosen.averages else 1.0
     if total == 0.0:
         raise BadValue(f"{mode} averages, and the weights add up to 0")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Pack:
     """One module of k adapters: their factors, scaling folded into B, in a fixed order.
 
-    name: the parameter's, which random masks depend on. turned: whether the base holds the
-    weight as (inputs, outputs), which masks and ties of magnitude depend on as well.
+    An adapter that does not adapt the module has factors of rank 0. name: the parameter's, which
+    random masks depend on. turned: whether the base holds the weight as (inputs, outputs), which
+    masks and ties of magnitude depend on as well.
     """
 
     products: Sequence[Factors]
@@ -28,6 +29,7 @@ class Pack:
     scalings: Sequence[float]
     tasks: Sequence[str]
     name: str = ""
+    shape: tuple[int, ...] = ()  # of the parameter
     turned: bool = False
     seed: int = 0
     fact: Any = None  # what the mode's prepare returned for this module
@@ -42,6 +44,7 @@ class Mode(ABC):
 
     exact: ClassVar[bool] = False  # what is merged is the weighted sum itself, before any cut
     averages: bool = False  # k identical adapters give one of them, not k times it
+    ordered: bool = False  # the order of the adapters changes the result
     needs_importance: ClassVar[bool] = False
 
     @property
@@ -49,7 +52,7 @@ class Mode(ABC):
         """What a recipe keeps of it."""
         return {}
 
-    def check(self, weights: Sequence[float]) -> None:
+    def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
         """Raise BadValue for weights or settings that the formula has no meaning for."""
 
     def prepare(
@@ -71,16 +74,27 @@ class Mode(ABC):
         """Return the merged delta: factors, or dense (d_out, d_in) where it is not low-rank."""
 
 
-def check_strategy(strategy: Strategy, weights: Sequence[float]) -> None:
+def check_strategy(strategy: Strategy, weights: Sequence[float], tasks: Sequence[str]) -> None:
     """Raise BadValue for a strategy that cannot be applied to one module of adapters alone."""
     name = type(strategy).__module__.rpartition(".")[2]
+    into_base = "merge into the base: deltakit merge A B --base PATH"
     if strategy.needs_importance:
         raise BadValue(f"{name} needs importance, which this mode has no use for")
     if strategy.looks == "model":
         raise BadValue(
             f"{name} looks at the whole model, which a merge of adapters does not form",
-            remedy="--set scope=tensor, or merge into the base: deltakit merge A B --base PATH",
+            remedy=f"--set scope=tensor, or {into_base}",
         )
+    if getattr(strategy, "on", None) == "models":
+        raise BadValue(
+            f"{name} on models takes the base's values, which a merge of adapters does not read",
+            remedy=f"--set on=deltas, or {into_base}",
+        )
+    if strategy.most is not None and len(tasks) > strategy.most:
+        raise BadValue(f"{name} merges at most {strategy.most} adapters", got=f"{len(tasks)}")
+    if not strategy.weighted and any(weight != 1.0 for weight in weights):
+        raise BadValue(f"{name} takes no weights", remedy="drop --weights")
+    strategy.check_tasks(tasks)
     strategy.check_weights(weights)
 
 

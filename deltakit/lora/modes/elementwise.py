@@ -14,7 +14,7 @@ from deltakit.strategies import Stack, Strategy, Whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 1 << 18  # entries, as the engine's; k of these are dense at a time
+BLOCK = 1 << 18  # entries; k of these are dense at a time, where the strategy takes blocks
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,18 @@ class Elementwise(Mode):
 
     @property
     def averages(self) -> bool:  # type: ignore[override]
-        return self.strategy.combines == "mean"
+        return self.strategy.combines != "sum"
+
+    @property
+    def ordered(self) -> bool:  # type: ignore[override]
+        return self.strategy.ordered
 
     @property
     def settings(self) -> dict[str, Any]:
         return dataclasses.asdict(self.strategy)
 
-    def check(self, weights: Sequence[float]) -> None:
-        check_strategy(self.strategy, weights)
+    def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
+        check_strategy(self.strategy, weights, tasks)
 
     def rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
         return min(shape)
@@ -52,8 +56,9 @@ class Elementwise(Mode):
             deltas = [LowRank(p.b, p.a) for p in pack.products]
         shape = deltas[0].rows, deltas[0].columns
         numel, dtype = shape[0] * shape[1], pack.products[0].a.dtype
+        step = BLOCK if self.strategy.unit == "element" else numel  # others see it whole
         merged = torch.empty(numel, dtype=dtype)
-        scratch = torch.empty(len(deltas), min(BLOCK, numel), dtype=dtype)
+        scratch = torch.empty(len(deltas), min(step, numel), dtype=dtype)
 
         def blocks(expert: int) -> Iterator[Tensor]:
             for start in range(0, numel, BLOCK):
@@ -62,8 +67,8 @@ class Elementwise(Mode):
                 yield block
 
         whole = Whole(numel, blocks)
-        for start in range(0, numel, BLOCK):
-            count = min(BLOCK, numel - start)
+        for start in range(0, numel, step):
+            count = min(step, numel - start)
             stack = scratch[:, :count].zero_()
             for out, delta in zip(stack, deltas, strict=True):
                 delta.add_to(out, start)
@@ -76,7 +81,8 @@ class Elementwise(Mode):
                     seed=pack.seed,
                     start=start,
                     whole=whole,
+                    shape=pack.shape,
                 )
-            )
+            ).reshape(-1)
         dense = merged.reshape(shape)
         return dense.T if pack.turned else dense

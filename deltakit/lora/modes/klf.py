@@ -37,6 +37,7 @@ class Klf(Mode):
 
     needs_importance = True
     averages = True
+    ordered = True
 
     def __post_init__(self) -> None:
         if self.fuse not in ("factors", "products"):
@@ -49,7 +50,7 @@ class Klf(Mode):
         table = dataclasses.asdict(self._strategy)
         return {"fuse": self.fuse, **{k: v for k, v in table.items() if k != "units"}}
 
-    def check(self, weights: Sequence[float]) -> None:
+    def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
         if any(weight != 1.0 for weight in weights):
             raise BadValue("klf takes no weights: importance decides", remedy="drop --weights")
 

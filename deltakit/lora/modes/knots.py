@@ -24,14 +24,18 @@ class Knots(Mode):
 
     @property
     def averages(self) -> bool:  # type: ignore[override]
-        return self.strategy.combines == "mean"
+        return self.strategy.combines != "sum"
+
+    @property
+    def ordered(self) -> bool:  # type: ignore[override]
+        return self.strategy.ordered
 
     @property
     def settings(self) -> dict[str, Any]:
         return inner_settings(self.strategy)
 
-    def check(self, weights: Sequence[float]) -> None:
-        check_strategy(self.strategy, weights)
+    def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
+        check_strategy(self.strategy, weights, tasks)
 
     def rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
         return min(sum(ranks), shape[0])

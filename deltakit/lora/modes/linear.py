@@ -29,14 +29,12 @@ class Linear(Mode):
         return ranks[0]
 
     def merge(self, pack: Pack) -> Factors:
-        scales = [w * s for w, s in zip(pack.weights, pack.scalings, strict=True)]
-        roots = [math.sqrt(abs(scale)) for scale in scales]
-        a = sum(
-            p.a * math.copysign(root, scale)
-            for p, root, scale in zip(pack.products, roots, scales, strict=True)
-        )
-        b = sum(
-            p.b * (root / s) if s else p.b
-            for p, root, s in zip(pack.products, roots, pack.scalings, strict=True)
-        )
-        return Factors(a, b)  # type: ignore[arg-type]
+        import torch
+
+        rows, columns = [], []
+        for product, weight, s in zip(pack.products, pack.weights, pack.scalings, strict=True):
+            if len(product.a):
+                root = math.sqrt(abs(weight * s))
+                rows.append(product.a * math.copysign(root, weight * s))
+                columns.append(product.b * (root / s if s else 1.0))  # B holds s already
+        return Factors(torch.stack(rows).sum(0), torch.stack(columns).sum(0))
