@@ -281,6 +281,7 @@ def test_help_is_a_sentence_an_example_a_paper_and_every_setting(name: str) -> N
     assert re.match(r"[A-Z].*\.(\n|$)", text), "the docstring's first line is a sentence"
     assert f'get("{name}"' in str(sys.modules[strategy.__module__].__doc__), "no example that runs"
     assert "arXiv:" in strategy.paper
+    assert 0 < len(strategy.formula) <= 71, "one line of a terminal, after the word formula"
     for key in fields(name):
         assert re.search(rf"\b{key}\b", text), f"the docstring does not say what {key} is"
 
