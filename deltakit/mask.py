@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadFile, BadValue, DeltakitError, ShapeMismatch, UnknownName
-from deltakit.ops import kept_count
 from deltakit.provenance import FORMAT, check_kind, parse, render
 from deltakit.rng import Draws
 from deltakit.tensors.codec import BITMASK, pack, unpack
@@ -17,7 +16,6 @@ from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo, check_info
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.writer import SafetensorsWriter
-from deltakit.trim import Cut, find_cut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +32,7 @@ class Mask(ABC):
     True
 
     `Mask.random` is a function of (seed, task, tensor, index) and is saved as its seed;
-    `Mask.open` reads a file; `LargestMask` keeps the largest magnitudes of a delta.
+    `Mask.open` reads a file.
     """
 
     @abstractmethod
@@ -157,42 +155,6 @@ class StoredMask(Mask):
 
     def describe(self) -> dict[str, str]:
         return {"mask": "stored", "file": self._file.path.name}
-
-
-class LargestMask(Mask):
-    """Keeps the `density` largest magnitudes of each parameter of a delta: a trim.
-
-    `read(name, start, stop)` gives flat entries of the delta. Of equal magnitudes the lowest flat
-    index is kept, so that exactly round(density * n) entries, and at least one, stay.
-    """
-
-    def __init__(
-        self,
-        density: float,
-        infos: Mapping[str, TensorInfo],
-        read: Callable[[str, int, int], Tensor],
-    ) -> None:
-        if not 0.0 < density <= 1.0:
-            raise BadValue("density is outside (0, 1]", got=f"{density:g}")
-        self.density = density
-        self._infos, self._read = infos, read
-        self._cuts: dict[str, Cut] = {}
-
-    def _blocks(self, name: str) -> Iterator[Tensor]:
-        numel = self._infos[name].numel
-        for start in range(0, numel, _BLOCK):
-            yield self._read(name, start, min(start + _BLOCK, numel))
-
-    def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
-        if name not in self._cuts:
-            count = kept_count(self._infos[name].numel, self.density)
-            self._cuts[name] = find_cut(lambda: self._blocks(name), count)
-        entries = self._read(name, start, stop) if delta is None else delta
-        kept: np.ndarray = self._cuts[name].keeps(entries, start).numpy()
-        return kept
-
-    def describe(self) -> dict[str, str]:
-        return {"mask": "magnitude", "density": repr(self.density)}
 
 
 def save_bits(

@@ -18,7 +18,8 @@ from deltakit.errors import (
     NonFinite,
     ShapeMismatch,
 )
-from deltakit.mask import LargestMask, Mask, RandomMask, save_bits
+from deltakit.mask import Mask, RandomMask, save_bits
+from deltakit.store.made_mask import MadeMask, MaskPlan
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import MemoryTensors
 from tests.diffing import FLOATS, add, blocks, pair
@@ -95,6 +96,14 @@ def test_integers_are_no_part_of_an_additive_delta(tmp_path: Path):
     assert delta.integers_left == ["flag", "ids"]  # told, because no merge will apply them
 
 
+MADE = {
+    "largest": ("magnitude", {"density": 0.2}),
+    "rows": ("group", {}),
+    "ranked": ("rank", {}),
+    "whole": ("importance", {}),
+}
+
+
 def masks(path: Path, base: Tensors, tuned: Tensors) -> dict[str, Mask]:
     infos = MemoryTensors(base).infos
     save_bits(path, RandomMask(0.35, 3, "other"), infos)
@@ -104,11 +113,14 @@ def masks(path: Path, base: Tensors, tuned: Tensors) -> dict[str, Mask]:
         "thick": RandomMask(0.97, 1, "trec"),
         "all": RandomMask(1.0, 1, "trec"),
         "stored": Mask.open(path),
-        "largest": LargestMask(0.2, infos, source.values),
+        **{
+            kind: MadeMask(MaskPlan(name, settings), "trec", infos, source.values)
+            for kind, (name, settings) in MADE.items()
+        },
     }
 
 
-@pytest.mark.parametrize("kind", ["random", "thick", "all", "stored", "largest"])
+@pytest.mark.parametrize("kind", ["random", "thick", "all", "stored", *MADE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_mask_keeps_the_right_positions_with_their_full_values(
     tmp_path: Path, kind: str, dtype: torch.dtype

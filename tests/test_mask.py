@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deltakit.errors import BadFile, BadValue, ShapeMismatch, UnknownName
-from deltakit.mask import LargestMask, Mask, RandomMask, StoredMask, save_bits
+from deltakit.mask import Mask, RandomMask, StoredMask, save_bits
 from deltakit.rng import Draws
+from deltakit.store.made_mask import MadeMask, MaskPlan
 from deltakit.tensors.header import TensorInfo
 
 INFOS = {
@@ -39,7 +40,7 @@ def test_a_density_outside_is_refused(density: float):
     with pytest.raises(BadValue, match="density"):
         RandomMask(density, 0, "t")
     with pytest.raises(BadValue, match="density"):
-        LargestMask(density, INFOS, lambda *_: torch.zeros(1))
+        MaskPlan("magnitude", {"density": density}).masking()
 
 
 @pytest.mark.parametrize("mask", [RandomMask(0.4, 1, "t"), RandomMask(1.0, 1, "t")])
@@ -121,9 +122,10 @@ def test_the_file_that_a_malformed_one_was_made_from_is_good(tmp_path: Path):
     [(0.01, [3]), (0.2, [3]), (0.4, [1, 3]), (0.6, [1, 3, 4]), (1.0, [0, 1, 2, 3, 4])],
 )
 def test_the_largest_mask_keeps_the_largest_and_at_least_one(density: float, kept: list[int]):
-    values = torch.tensor([1.0, -3.0, 0.0, 5.0, 3.0])
+    values = torch.tensor([1.0, -3.0, 0.5, 5.0, 3.0])
     info = {"w": TensorInfo("F32", (5,))}
-    mask = LargestMask(density, info, lambda name, start, stop: values[start:stop])
+    plan = MaskPlan("magnitude", {"density": density})
+    mask = MadeMask(plan, "t", info, lambda name, start, stop: values[start:stop])
     assert np.flatnonzero(mask.keep("w", 0, 5)).tolist() == kept
     assert np.flatnonzero(mask.keep("w", 1, 4)).tolist() == [i - 1 for i in kept if 1 <= i < 4]
     assert np.flatnonzero(mask.keep("w", 0, 5, values)).tolist() == kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ from deltakit_cli.records import task_data, task_fields
 
 if TYPE_CHECKING:
     from deltakit.mask import Mask
+    from deltakit.store.made_mask import MaskPlan
 
 PANEL = "Store"
 
@@ -25,11 +26,11 @@ def command(
     model: Annotated[Path, typer.Option(help="The fine-tuned model: a folder or one file.")],
     mask: Annotated[
         str | None,
-        typer.Option(metavar="sotu|magnitude|FILE", help="Which entries of the delta to keep."),
+        typer.Option(metavar="NAME[:KEY=VALUE,..]|FILE", help="Which entries to keep."),
     ] = None,
     p: Annotated[float | None, typer.Option("--p", help="sotu: the share to drop.")] = None,
     density: Annotated[float | None, typer.Option(help="The share to keep instead.")] = None,
-    seed: Annotated[int | None, typer.Option(help="sotu: seed of the mask; by default 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of a random mask; by default 0.")] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Keep what restores the model bit for bit.")
     ] = False,
@@ -51,10 +52,10 @@ def command(
     from deltakit.tensors.checkpoint import Checkpoint
     from deltakit.tensors.dtypes import parse_dtype
 
-    if mask not in ("sotu", "magnitude") and not (p is None and density is None):
-        raise typer.BadParameter("--p and --density go with --mask sotu or --mask magnitude")
-    if mask != "sotu" and not (p is None and seed is None):
-        raise typer.BadParameter("--p and --seed go with --mask sotu")
+    if (mask is None or Path(mask).exists()) and not (p is None and density is None):
+        raise typer.BadParameter("--p and --density go with --mask NAME")
+    if mask != "sotu" and p is not None:
+        raise typer.BadParameter("--p goes with --mask sotu")
     opened = Store.open(store)
     dtype = None if values_dtype is None else parse_dtype(values_dtype)
     chosen = choose_mask(task, mask, p, density, seed or 0)
@@ -71,7 +72,6 @@ def command(
             model,
             lossless=lossless,
             mask=chosen,
-            density=density if chosen == "magnitude" else None,
             dtype=dtype,
             importance=importance,
             progress=meter.advance,
@@ -92,18 +92,26 @@ def command(
 
 def choose_mask(
     task: str, mask: str | None, p: float | None, density: float | None, seed: int
-) -> Mask | Literal["magnitude"] | None:
+) -> Mask | MaskPlan | None:
     """Return the mask that the options describe."""
     from deltakit.errors import BadValue, NotFound, nearest
     from deltakit.mask import Mask
     from deltakit.ops import kept_density
+    from deltakit.recipe import Piece
+    from deltakit.store.made_mask import MaskPlan
+    from deltakit.strategies import masks
 
     if mask is None:
         return None
-    if mask == "magnitude":
-        if density is None:
+    known = [name for name in masks.names() if name != "random"]  # which is sotu
+    if mask.partition(":")[0] in known:
+        piece = Piece.parse(mask)
+        settings = (
+            dict(piece.settings) if density is None else {**piece.settings, "density": density}
+        )
+        if piece.name == "magnitude" and "density" not in settings:
             raise typer.BadParameter("--mask magnitude needs --density")
-        return "magnitude"
+        return MaskPlan(piece.name, settings, seed)
     if mask == "sotu":
         if (p is None) == (density is None):
             raise typer.BadParameter("--mask sotu needs either --p or --density, and not both")
@@ -119,10 +127,10 @@ def choose_mask(
         assert density is not None
         return Mask.random(density, seed, task)
     if not Path(mask).exists():
-        close = nearest(mask, ["sotu", "magnitude"])
+        close = nearest(mask, ["sotu", *known])
         raise NotFound(
             f"no mask {mask!r}",
-            expected="sotu, magnitude, or a mask's file",
+            expected=f"sotu, {', '.join(known)}, or a mask's file",
             remedy=f"did you mean {close!r}?" if close else "check the path",
         )
     return Mask.open(mask)

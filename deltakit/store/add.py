@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit.delta_source import check_alike, merged_names
 from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadFile, BadValue
+from deltakit.mask import Mask
 from deltakit.provenance import ModelTable
 from deltakit.store.attach import check_importance
 from deltakit.store.bases import Progress, open_base
 from deltakit.store.content import keep
 from deltakit.store.home import Home
 from deltakit.store.layout import Layout, left_out
+from deltakit.store.made_mask import MadeMask, MaskPlan
 from deltakit.store.manifest import FORMAT, Revision, StoredFile, TaskManifest, now
 from deltakit.store.names import check_distinct, check_name
 from deltakit.store.tasks import TaskRecord, read_task
@@ -25,7 +27,6 @@ from deltakit.tensors.dtypes import itemsize
 if TYPE_CHECKING:
     from deltakit.delta import Delta
     from deltakit.importance import ImportanceMap
-    from deltakit.mask import Mask
 
 
 def add_task(
@@ -35,8 +36,7 @@ def add_task(
     model: Path,
     *,
     lossless: bool = False,
-    mask: Mask | Literal["magnitude"] | None = None,
-    density: float | None = None,
+    mask: Mask | MaskPlan | None = None,
     dtype: str | None = None,
     importance: ImportanceMap | None = None,
     progress: Progress | None = None,
@@ -49,8 +49,8 @@ def add_task(
             got="a mask" if mask is not None else "a dtype for the values",
             remedy="leave out --lossless, or the mask and the dtype",
         )
-    if (mask == "magnitude") != (density is not None):
-        raise BadValue('density goes with mask="magnitude", and it with density')
+    if isinstance(mask, MaskPlan):
+        mask.masking()  # refused before anything is read
     _refuse_existing(home, task)
     with home.task_lock(task), one_torch_thread(), contextlib.ExitStack() as opened:
         _refuse_existing(home, task)
@@ -65,7 +65,7 @@ def add_task(
             check_alike(table.infos, tuned.infos, tuned.label)
         with task_folder(home, task):
             taking = _Taking(home, task, source, table, tuned, progress)
-            delta = taking.lossless() if lossless else taking.additive(mask, density, dtype)
+            delta = taking.lossless() if lossless else taking.additive(mask, dtype)
             opened.callback(delta.close)
             if not lossless and not len(delta):
                 raise BadValue(
@@ -159,19 +159,15 @@ class _Taking:
         path = self._home.task_folder(self._task) / self.names["delta"]
         return Delta.open(path, self._home.files)
 
-    def additive(
-        self, mask: Mask | Literal["magnitude"] | None, density: float | None, dtype: str | None
-    ) -> Delta:
+    def additive(self, mask: Mask | MaskPlan | None, dtype: str | None) -> Delta:
         """Write the mergeable delta."""
         from deltakit.diff import write_add
         from deltakit.difference import AddDifference
-        from deltakit.mask import LargestMask
 
-        if mask == "magnitude":
-            assert density is not None
+        if isinstance(mask, MaskPlan):
             read = AddDifference(self._source, self._tuned, None, None).values
             infos = {n: self._table.infos[n] for n in merged_names(self._table.infos)}
-            mask = LargestMask(density, infos, read)
+            mask = MadeMask(mask, self._task, infos, read)
         self.keep(
             "delta",
             lambda path: write_add(

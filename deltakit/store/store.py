@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit.store import bases, tasks
 from deltakit.store.home import Home
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deltakit.store.bases import BaseRecord
     from deltakit.store.damage import Finding
     from deltakit.store.gc import Collected
+    from deltakit.store.made_mask import MaskPlan
     from deltakit.store.restore import RestoreProof
     from deltakit.tensors.checkpoint import Checkpoint
 
@@ -91,8 +92,7 @@ class Store:
         model_path: str | Path,
         *,
         lossless: bool = False,
-        mask: Mask | Literal["magnitude"] | None = None,
-        density: float | None = None,
+        mask: Mask | MaskPlan | None = None,
         dtype: str | None = None,
         importance: str | Path | ImportanceMap | None = None,
         progress: Progress | None = None,
@@ -102,10 +102,11 @@ class Store:
         >>> store.add("trec", "minilm", "./ft-trec")                     # doctest: +SKIP
 
         `lossless`: every changed byte, and what restores the folder bit for bit; else a mergeable
-        delta, thinned by `mask` (`mask="magnitude"` keeps the `density` largest of each parameter)
-        with values in `dtype` (a safetensors name; by default each parameter's own). Raises
-        AlreadyThere for a task that exists, NamesDiffer, ShapeMismatch or DtypeMismatch for a
-        model that does not fit, WrongBase for an importance map of another base.
+        delta, thinned by `mask` (`MaskPlan("magnitude", {"density": 0.1})` keeps the largest tenth
+        of each parameter), with values in `dtype` (a safetensors name; by default each
+        parameter's own). Raises AlreadyThere for a task that exists, NamesDiffer, ShapeMismatch or
+        DtypeMismatch for a model that does not fit, WrongBase for an importance map of another
+        base.
         """
         from deltakit.importance import ImportanceMap
         from deltakit.store.add import add_task
@@ -119,7 +120,6 @@ class Store:
             Path(model_path),
             lossless=lossless,
             mask=mask,
-            density=density,
             dtype=dtype,
             importance=importance,
             progress=progress,

@@ -24,6 +24,12 @@ class Masking(Settings, ABC):
     """
 
     needs_importance: ClassVar[bool] = False
+    draws: ClassVar[bool] = False  # which entries stay is drawn at random
+
+    @property
+    def alone(self) -> bool:
+        """Whether it means something for the delta of one task, without the others."""
+        return not self.needs_importance
 
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:

@@ -98,6 +98,24 @@ def test_p_and_density_are_two_ways_to_say_one_mask(here: Path):
     assert Store.open().task("x").provenance["seed"] == "4"
 
 
+@pytest.mark.parametrize("mask", ["nm", "rank:eps=0.2", "group:by=column", "outliers"])
+def test_a_mask_may_be_any_that_a_merge_takes(here: Path, mask: str):
+    printed("add", "x", "--base", "tiny", "--model", "a", "--mask", mask)
+    made = Store.open().task("x").provenance
+    assert made["mask"] == mask.partition(":")[0]
+    assert ("seed" in made) == (mask not in ("nm", "outliers"))
+
+
+def test_a_mask_that_needs_other_tasks_or_rescales_is_refused(here: Path):
+    for mask, words in [
+        ("disjoint", "depends on other tasks"),
+        ("nm:taken=excluded", "depends on other tasks"),
+        ("rank:rescale=inverse", "keeps its values as they are"),
+        ("nn", "did you mean 'nm'"),
+    ]:
+        assert words in refused("add", "x", "--base", "tiny", "--model", "a", "--mask", mask)
+
+
 def test_a_mask_may_be_a_file(here: Path):
     Mask.random(0.5, 7, "other").save(here / "mask.safetensors")
     printed("add", "x", "--base", "tiny", "--model", "a", "--mask", "mask.safetensors")
@@ -108,8 +126,7 @@ def test_a_mask_may_be_a_file(here: Path):
     ("options", "words"),
     [
         (["--p", "0.9"], "--p and --density go with"),
-        (["--mask", "magnitude", "--density", ".1", "--p", ".9"], "--p and --seed go with"),
-        (["--mask", "magnitude", "--density", ".1", "--seed", "1"], "--p and --seed go with"),
+        (["--mask", "magnitude", "--density", ".1", "--p", ".9"], "--p goes with"),
         (["--mask", "magnitude"], "needs --density"),
         (["--mask", "sotu"], "needs either --p or --density"),
         (["--mask", "sotu", "--p", ".9", "--density", ".1"], "not both"),

@@ -23,6 +23,7 @@ from deltakit.errors import (
 from deltakit.importance import ImportanceMap, importance_of_delta
 from deltakit.mask import Mask
 from deltakit.store import Store
+from deltakit.store.made_mask import MaskPlan
 from tests.models import write_model
 from tests.store.conftest import Project, content, tensors, tuned
 
@@ -50,7 +51,7 @@ def test_masks_keep_what_they_say(project: Project):
         expected = full[name] * torch.from_numpy(draws).reshape(full[name].shape)
         assert torch.equal(kept[name], expected)
     assert random.provenance["seed"] == "3"
-    largest = store.add("largest", "tiny", model, mask="magnitude", density=0.25)
+    largest = store.add("largest", "tiny", model, mask=MaskPlan("magnitude", {"density": 0.25}))
     top = Delta.open(largest.delta_path)["layer.weight"]
     assert int((top != 0).sum()) == 16
     assert top.abs()[top != 0].min() >= (full["layer.weight"] - top).abs().max()

@@ -32,10 +32,15 @@ class Disjoint(Masking):
     rescale: Inverse = "none"
 
     paper = "arXiv:2411.02813"
+    draws = True
 
     @property
     def rescales_draws(self) -> bool:
         return self.rescale != "none"
+
+    @property
+    def alone(self) -> bool:
+        return False
 
     def apply(self, stack: Stack) -> Tensor:
         import numpy as np

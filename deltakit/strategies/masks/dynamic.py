@@ -38,6 +38,7 @@ class Dynamic(Masking):
     rescale: Inverse = "none"
 
     paper = "arXiv:2411.02813"
+    draws = True
 
     @property
     def rescales_draws(self) -> bool:
@@ -65,6 +66,10 @@ class Dynamic(Masking):
         filled = water_fill(rms, self.density * float(counts.sum()), counts)
         part = int(np.searchsorted(np.cumsum(counts), stack.model_start, side="right"))
         return float(filled[min(part, len(filled) - 1)])
+
+    @property
+    def alone(self) -> bool:
+        return self.by == "depth"
 
     def apply(self, stack: Stack) -> Tensor:
         import torch

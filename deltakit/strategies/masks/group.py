@@ -40,6 +40,7 @@ class Group(Masking):
     rescale: Inverse = "none"
 
     paper = "structured dropping, as arXiv:2408.05200 groups skill units"
+    draws = True
 
     @property
     def rescales_draws(self) -> bool:

@@ -37,6 +37,7 @@ class Importance(Masking):
     rescale: Inverse = "inverse"
 
     paper = "Wangni et al. 2018, arXiv:1710.09854"
+    draws = True
     unit = "tensor"
 
     @property

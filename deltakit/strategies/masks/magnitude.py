@@ -36,6 +36,10 @@ class Magnitude(Masking):
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "model" if self.scope == "global" else "tensor"
 
+    @property
+    def alone(self) -> bool:
+        return self.scope == "tensor"
+
     def apply(self, stack: Stack) -> Tensor:
         trimmed = stack.trimmed(self.density, self.scope)
         return trimmed.clone() if trimmed is stack.deltas else trimmed

@@ -45,6 +45,10 @@ class Nm(Masking):
         if self.n > self.m:
             raise BadValue("n is more than m", got=f"{self.n} of {self.m}")
 
+    @property
+    def alone(self) -> bool:
+        return self.taken == "shared"
+
     def apply(self, stack: Stack) -> Tensor:
         import torch
         from torch.nn.functional import pad

@@ -35,6 +35,7 @@ class Rank(Masking):
     rescale: Inverse = "inverse"
 
     paper = "Deep et al. 2024, arXiv:2406.11617"
+    draws = True
     unit = "row"
 
     @property
