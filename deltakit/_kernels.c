@@ -18,13 +18,20 @@
 #define WIDE
 #endif
 
+/* into every version of a loop: a call would run the plainest one */
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
 enum { F32, BF16, F16 };
 enum { CHUNK = 1024 }; /* floats that stay in the first cache while rows are added up */
 
-static inline float as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
-static inline uint32_t as_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
+INLINE float as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
+INLINE uint32_t as_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 
-static inline int lowest_bit(uint64_t word)
+INLINE int lowest_bit(uint64_t word)
 {
 #if defined(__GNUC__)
     return __builtin_ctzll(word);
@@ -35,16 +42,16 @@ static inline int lowest_bit(uint64_t word)
 #endif
 }
 
-static inline float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
+INLINE float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
 
-static inline uint16_t to_bf16(float f)
+INLINE uint16_t to_bf16(float f)
 {
     uint32_t bits = as_bits(f);
     uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
 }
 
-static inline float from_f16(uint16_t h)
+INLINE float from_f16(uint16_t h)
 {
     uint32_t magnitude = (uint32_t)(h & 0x7fff);
     /* exponents moved by 112, by a product that also makes infinity and NaN of the largest */
@@ -54,7 +61,7 @@ static inline float from_f16(uint16_t h)
     return as_float(as_bits(positive) | (uint32_t)(h & 0x8000) << 16);
 }
 
-static inline uint16_t to_f16(float f)
+INLINE uint16_t to_f16(float f)
 {
     uint32_t bits = as_bits(f), magnitude = bits & 0x7fffffff;
     uint32_t normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
@@ -65,71 +72,116 @@ static inline uint16_t to_f16(float f)
     return (uint16_t)((magnitude >= 0x477ff000u ? big : finite) | (bits >> 16 & 0x8000));
 }
 
-/* out = widened source, minus the base where there is one */
-WIDE static void difference(const void *source, int dtype, const float *base, float *out, Py_ssize_t n)
+/* One expert's delta of a slice: stored - base, then trimmed, then dropped. */
+typedef struct {
+    const void *stored;
+    int dtype;
+    const void *base; /* NULL where the delta itself is stored */
+    int base_dtype;
+    int trims;
+    float threshold, below; /* magnitudes up to it become 0; up to `below` among the first ... */
+    Py_ssize_t ties;        /* ... so many */
+    const uint8_t *kept;    /* NULL where all is */
+    float divisor;
+} Delta;
+
+/* entries at .. at + count of what is stored, into x */
+INLINE void widen(const void *stored, int dtype, Py_ssize_t at, Py_ssize_t count, float *restrict x)
 {
-    const uint16_t *half = source;
-    const float *full = source;
-    if (base == NULL) {
-        if (dtype == BF16) for (Py_ssize_t i = 0; i < n; i++) out[i] = from_bf16(half[i]);
-        else if (dtype == F16) for (Py_ssize_t i = 0; i < n; i++) out[i] = from_f16(half[i]);
-        else memcpy(out, full, (size_t)n * 4);
+    const uint16_t *half = (const uint16_t *)stored + at;
+    if (dtype == BF16) for (Py_ssize_t i = 0; i < count; i++) x[i] = from_bf16(half[i]);
+    else if (dtype == F16) for (Py_ssize_t i = 0; i < count; i++) x[i] = from_f16(half[i]);
+    else memcpy(x, (const float *)stored + at, (size_t)count * 4);
+}
+
+INLINE void shrink(float *x, Py_ssize_t count, float threshold)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        x[i] = as_float(as_bits(x[i]) & 0x7fffffff) <= threshold ? 0.0f : x[i];
+}
+
+/* entries at .. at + count of a delta, into x */
+INLINE void load(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
+{
+    if (delta->base && delta->dtype == BF16 && delta->base_dtype == BF16) { /* what most are */
+        const uint16_t *stored = (const uint16_t *)delta->stored + at;
+        const uint16_t *base = (const uint16_t *)delta->base + at;
+        for (Py_ssize_t i = 0; i < count; i++) x[i] = from_bf16(stored[i]) - from_bf16(base[i]);
     }
-    else {
-        if (dtype == BF16) for (Py_ssize_t i = 0; i < n; i++) out[i] = from_bf16(half[i]) - base[i];
-        else if (dtype == F16) for (Py_ssize_t i = 0; i < n; i++) out[i] = from_f16(half[i]) - base[i];
-        else for (Py_ssize_t i = 0; i < n; i++) out[i] = full[i] - base[i];
+    else widen(delta->stored, delta->dtype, at, count, x);
+    if (delta->base && !(delta->dtype == BF16 && delta->base_dtype == BF16)) {
+        float base[CHUNK];
+        widen(delta->base, delta->base_dtype, at, count, base);
+        for (Py_ssize_t i = 0; i < count; i++) x[i] -= base[i];
+    }
+    if (delta->trims) {
+        Py_ssize_t ties = delta->ties - at < 0 ? 0 : delta->ties - at;
+        ties = ties < count ? ties : count;
+        shrink(x, ties, delta->below);
+        shrink(x + ties, count - ties, delta->threshold);
+    }
+    if (delta->kept) {
+        const uint8_t *kept = delta->kept + at;
+        float divisor = delta->divisor;
+        if (divisor == 1.0f) for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i];
+        else for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i] / divisor;
     }
 }
 
-/* total = w_0 d_0; total += w_i d_i, over one chunk */
-static inline void add_up(const float *rows, Py_ssize_t stride, Py_ssize_t k, const float *weights,
-                          float *total, Py_ssize_t count)
+#define CHUNKS(n)                                                                                  \
+    for (Py_ssize_t at = 0, count; count = (n) - at < CHUNK ? (n) - at : CHUNK, at < (n); at += CHUNK)
+
+WIDE static void load_all(const Delta *delta, Py_ssize_t n, float *out)
 {
-    for (Py_ssize_t i = 0; i < count; i++) total[i] = rows[i] * weights[0];
-    for (Py_ssize_t r = 1; r < k; r++) {
-        const float *row = rows + r * stride;
+    CHUNKS(n) load(delta, at, count, out + at);
+}
+
+/* total = w_0 d_0; total += w_i d_i */
+INLINE void add_up(const Delta *deltas, Py_ssize_t k, const float *weights, Py_ssize_t at,
+                          Py_ssize_t count, float *restrict total)
+{
+    float x[CHUNK];
+    for (Py_ssize_t r = 0; r < k; r++) {
         float w = weights[r];
-        for (Py_ssize_t i = 0; i < count; i++) total[i] += row[i] * w;
+        load(deltas + r, at, count, x);
+        if (r == 0) for (Py_ssize_t i = 0; i < count; i++) total[i] = x[i] * w;
+        else for (Py_ssize_t i = 0; i < count; i++) total[i] += x[i] * w;
     }
 }
 
-WIDE static void weighted_sum(const float *rows, Py_ssize_t k, Py_ssize_t n, const float *weights,
-                              float *restrict out)
+WIDE static void weighted_sum(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const float *weights,
+                              float *out)
 {
-    for (Py_ssize_t at = 0; at < n; at += CHUNK)
-        add_up(rows + at, n, k, weights, out + at, n - at < CHUNK ? n - at : CHUNK);
+    CHUNKS(n) add_up(deltas, k, weights, at, count, out + at);
 }
 
-WIDE static void elect_sign(const float *rows, Py_ssize_t k, Py_ssize_t n, const float *weights,
-                            float *restrict out)
+WIDE static void elect_sign(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const float *weights,
+                            float *out)
 {
-    for (Py_ssize_t at = 0; at < n; at += CHUNK) {
-        Py_ssize_t count = n - at < CHUNK ? n - at : CHUNK;
+    CHUNKS(n) {
         float *total = out + at;
-        add_up(rows + at, n, k, weights, total, count);
+        add_up(deltas, k, weights, at, count, total);
         for (Py_ssize_t i = 0; i < count; i++)
             total[i] = (float)((total[i] > 0.0f) - (total[i] < 0.0f));
     }
 }
 
 /* sum of w_i d_i over those with the elected sign; divided by the sum of their divisors if given */
-WIDE static void disjoint(const float *rows, Py_ssize_t k, Py_ssize_t n, const float *elected,
-                          const float *weights, const float *divisors, float *restrict out)
+WIDE static void disjoint(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const float *elected,
+                          const float *weights, const float *divisors, float *out)
 {
-    float mass[CHUNK];
-    for (Py_ssize_t at = 0; at < n; at += CHUNK) {
-        Py_ssize_t count = n - at < CHUNK ? n - at : CHUNK;
+    float x[CHUNK], mass[CHUNK];
+    CHUNKS(n) {
         const float *sign = elected + at;
-        float *total = out + at;
+        float *restrict total = out + at;
+        for (Py_ssize_t i = 0; i < count; i++) total[i] = mass[i] = 0.0f;
         for (Py_ssize_t r = 0; r < k; r++) {
-            const float *row = rows + r * n + at;
             float w = weights[r], v = divisors ? divisors[r] : 0.0f;
+            load(deltas + r, at, count, x);
             for (Py_ssize_t i = 0; i < count; i++) {
-                float agrees = row[i] * sign[i] > 0.0f ? 1.0f : 0.0f;
-                float term = row[i] * agrees * w, part = agrees * v;
-                total[i] = (r ? total[i] : 0.0f) + term;
-                mass[i] = (r ? mass[i] : 0.0f) + part;
+                float agrees = x[i] * sign[i] > 0.0f ? 1.0f : 0.0f;
+                total[i] += x[i] * agrees * w;
+                mass[i] += agrees * v;
             }
         }
         if (divisors)
@@ -138,98 +190,114 @@ WIDE static void disjoint(const float *rows, Py_ssize_t k, Py_ssize_t n, const f
     }
 }
 
-WIDE static void shrink(const float *row, Py_ssize_t n, float threshold, float *restrict out)
+WIDE static double squares(const Delta *delta, Py_ssize_t n)
 {
-    for (Py_ssize_t i = 0; i < n; i++)
-        out[i] = as_float(as_bits(row[i]) & 0x7fffffff) <= threshold ? 0.0f : row[i];
+    enum { LANES = 128 };
+    float x[CHUNK];
+    double sum = 0.0;
+    CHUNKS(n) {
+        float lanes[LANES] = {0};
+        load(delta, at, count, x);
+        for (Py_ssize_t i = count; i < CHUNK; i++) x[i] = 0.0f;
+        for (Py_ssize_t i = 0; i < CHUNK; i += LANES)
+            for (int j = 0; j < LANES; j++) lanes[j] += x[i + j] * x[i + j];
+        for (int j = 0; j < LANES; j++) sum += lanes[j];
+    }
+    return sum;
 }
 
-/* out = row where kept, else 0 (NaN for what is not finite); divided by the divisor if that is not 1 */
-WIDE static void keep(const float *row, const uint8_t *kept, Py_ssize_t n, float divisor,
-                      float *restrict out)
+/* kept = word < whole; write down where they are equal */
+WIDE static Py_ssize_t draw(const uint16_t *words, Py_ssize_t n, uint16_t whole, uint8_t *kept,
+                            int32_t *places)
 {
-    if (divisor == 1.0f)
-        for (Py_ssize_t i = 0; i < n; i++) out[i] = (float)kept[i] * row[i];
-    else
-        for (Py_ssize_t i = 0; i < n; i++) out[i] = (float)kept[i] * row[i] / divisor;
+    enum { GROUP = 64 };
+    Py_ssize_t found = 0;
+    for (Py_ssize_t at = 0; at < n; at += GROUP) {
+        Py_ssize_t count = n - at < GROUP ? n - at : GROUP;
+        uint16_t equal = 0;
+        for (Py_ssize_t i = at; i < at + count; i++) {
+            kept[i] = words[i] < whole;
+            equal |= words[i] == whole;
+        }
+        if (equal)
+            for (Py_ssize_t i = at; i < at + count; i++)
+                if (words[i] == whole) places[found++] = (int32_t)i;
+    }
+    return found;
 }
 
 /* count magnitudes above `high`; write down those from `low` to `high`, and where they are */
-WIDE static void bracket(const float *row, Py_ssize_t n, int32_t low, int32_t high, int32_t *values,
+WIDE static void bracket(const Delta *delta, Py_ssize_t n, int32_t low, int32_t high, int32_t *values,
                          int32_t *places, Py_ssize_t *above, Py_ssize_t *inside)
 {
-    enum { GROUP = 64 };
     uint32_t width = (uint32_t)high - (uint32_t)low;
-    Py_ssize_t more = 0, found = 0;
-    Py_ssize_t at = 0;
-    for (; at + GROUP <= n; at += GROUP) {
-        const float *group = row + at;
-        uint8_t between[GROUP];
+    Py_ssize_t found = 0;
+    float x[CHUNK];
+    CHUNKS(n) {
+        uint8_t between[CHUNK];
         int32_t greater = 0;
-        for (int j = 0; j < GROUP; j++) {
-            uint32_t bits = as_bits(group[j]) & 0x7fffffff;
+        load(delta, at, count, x);
+        for (Py_ssize_t i = count; i < CHUNK; i++) x[i] = 0.0f;
+        for (Py_ssize_t i = 0; i < CHUNK; i++) {
+            uint32_t bits = as_bits(x[i]) & 0x7fffffff;
             greater += (int32_t)bits > high;
-            between[j] = bits - (uint32_t)low <= width;
+            between[i] = bits - (uint32_t)low <= width;
         }
-        more += greater;
-        for (int word = 0; word < GROUP; word += 8) { /* most groups of eight hold none */
+        memset(between + count, 0, (size_t)(CHUNK - count));
+        *above += greater;
+        for (Py_ssize_t word = 0; word < count; word += 8) { /* most groups of eight hold none */
             uint64_t any;
             memcpy(&any, between + word, 8);
             for (; any; any &= any - 1) {
-                int j = word + (lowest_bit(any) >> 3);
-                values[found] = (int32_t)(as_bits(group[j]) & 0x7fffffff);
-                places[found++] = (int32_t)(at + j);
+                Py_ssize_t i = word + (lowest_bit(any) >> 3);
+                values[found] = (int32_t)(as_bits(x[i]) & 0x7fffffff);
+                places[found++] = (int32_t)(at + i);
             }
         }
     }
-    for (; at < n; at++) {
-        int32_t bits = (int32_t)(as_bits(row[at]) & 0x7fffffff);
-        more += bits > high;
-        if (bits >= low && bits <= high) {
-            values[found] = bits;
-            places[found++] = (int32_t)at;
-        }
-    }
-    *above = more;
     *inside = found;
 }
 
 /* out = base + merged, the base's own value where merged is zero; 1 if all of it is finite */
-WIDE static int add_and_round(const float *base, const float *merged, Py_ssize_t n, int dtype, void *out)
+WIDE static int add_and_round(const void *base, int base_dtype, const float *merged, Py_ssize_t n,
+                              int dtype, void *out)
 {
-    uint16_t *half = out, worst = 0;
-    uint32_t *full = out, bad = 0;
-    if (dtype == BF16) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            half[i] = to_bf16(merged[i] != 0.0f ? base[i] + merged[i] : base[i]);
-            worst |= (half[i] & 0x7f80) == 0x7f80;
+    float x[CHUNK];
+    uint32_t bad = 0;
+    CHUNKS(n) {
+        const float *delta = merged + at;
+        uint16_t *half = (uint16_t *)out + at;
+        widen(base, base_dtype, at, count, x);
+        for (Py_ssize_t i = 0; i < count; i++) {
+            x[i] = delta[i] != 0.0f ? x[i] + delta[i] : x[i];
+            bad |= (as_bits(x[i]) & 0x7f800000) == 0x7f800000;
         }
-        return !worst;
-    }
-    if (dtype == F16) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            half[i] = to_f16(merged[i] != 0.0f ? base[i] + merged[i] : base[i]);
-            worst |= (half[i] & 0x7c00) == 0x7c00;
-        }
-        return !worst;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        full[i] = as_bits(merged[i] != 0.0f ? base[i] + merged[i] : base[i]);
-        bad |= (full[i] & 0x7f800000) == 0x7f800000;
+        if (dtype == BF16)
+            for (Py_ssize_t i = 0; i < count; i++) {
+                half[i] = to_bf16(x[i]);
+                bad |= (half[i] & 0x7f80) == 0x7f80;
+            }
+        else if (dtype == F16)
+            for (Py_ssize_t i = 0; i < count; i++) {
+                half[i] = to_f16(x[i]);
+                bad |= (half[i] & 0x7c00) == 0x7c00;
+            }
+        else memcpy((float *)out + at, x, (size_t)count * 4);
     }
     return !bad;
 }
 
-static inline float widened(const void *values, int dtype, Py_ssize_t i)
+INLINE float widened(const void *values, int dtype, Py_ssize_t i)
 {
     if (dtype == BF16) return from_bf16(((const uint16_t *)values)[i]);
     if (dtype == F16) return from_f16(((const uint16_t *)values)[i]);
     return ((const float *)values)[i];
 }
 
-/* out[j] = the next value (minus the base's) where bit `skip` + j is set; others are left alone */
-static void scatter(const void *values, int dtype, const uint8_t *bits, Py_ssize_t skip, Py_ssize_t n,
-                    const float *base, float *out)
+/* out[j] = the next value (minus the base's) where bit `skip` + j is set; others are left alone;
+ * returns how many bits were set, never reading past the `most` values that there are */
+static Py_ssize_t scatter(const void *values, Py_ssize_t most, int dtype, const uint8_t *bits,
+                          Py_ssize_t skip, Py_ssize_t n, const float *base, float *out)
 {
     Py_ssize_t next = 0, end = skip + n;
     for (Py_ssize_t byte = 0; byte * 8 < end; byte += 8) {
@@ -240,24 +308,54 @@ static void scatter(const void *values, int dtype, const uint8_t *bits, Py_ssize
         if (end - byte * 8 < 64) word &= ((uint64_t)1 << (end - byte * 8)) - 1;
         for (; word; word &= word - 1) {
             Py_ssize_t j = byte * 8 - skip + lowest_bit(word);
-            float value = widened(values, dtype, next++);
+            if (next++ >= most) continue;
+            float value = widened(values, dtype, next - 1);
             out[j] = base ? value - base[j] : value;
         }
     }
+    return next;
 }
 
-/* ---- what Python calls: addresses and counts as integers, weights as a tuple ---- */
+/* ---- what Python calls: addresses and counts as integers, deltas and weights as tuples ---- */
 
 enum { MOST_ROWS = 256 };
 
-static int rows_of(PyObject *tuple, float *out, Py_ssize_t k)
+static int floats_of(PyObject *tuple, float *out, Py_ssize_t k)
 {
-    if (k < 1 || k > MOST_ROWS || PyTuple_Size(tuple) != k) {
+    if (PyTuple_Size(tuple) != k) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a weight goes with each row");
         return -1;
     }
     for (Py_ssize_t i = 0; i < k; i++) out[i] = (float)PyFloat_AsDouble(PyTuple_GetItem(tuple, i));
     return PyErr_Occurred() ? -1 : 0;
+}
+
+/* a tuple of (stored, dtype, base or 0, its dtype, threshold or None, ties, kept or 0, divisor) */
+static Py_ssize_t deltas_of(PyObject *tuple, Delta *out)
+{
+    Py_ssize_t k = PyTuple_Size(tuple);
+    if (k < 1 || k > MOST_ROWS) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "too many rows, or none");
+        return -1;
+    }
+    for (Py_ssize_t r = 0; r < k; r++) {
+        PyObject *row = PyTuple_GetItem(tuple, r), *part[8];
+        for (int i = 0; i < 8; i++)
+            if (!(part[i] = PyTuple_GetItem(row, i))) return -1;
+        Delta *delta = out + r;
+        delta->stored = PyLong_AsVoidPtr(part[0]);
+        delta->dtype = (int)PyLong_AsSsize_t(part[1]);
+        delta->base = PyLong_AsVoidPtr(part[2]);
+        delta->base_dtype = (int)PyLong_AsSsize_t(part[3]);
+        delta->trims = part[4] != Py_None;
+        delta->threshold = delta->trims ? (float)PyFloat_AsDouble(part[4]) : 0.0f;
+        delta->below = delta->threshold > 0.0f ? as_float(as_bits(delta->threshold) - 1) : -1.0f;
+        delta->ties = PyLong_AsSsize_t(part[5]);
+        delta->kept = PyLong_AsVoidPtr(part[6]);
+        delta->divisor = (float)PyFloat_AsDouble(part[7]);
+        if (PyErr_Occurred()) return -1;
+    }
+    return k;
 }
 
 #define EXPECT(count)                                                                              \
@@ -268,25 +366,25 @@ static int rows_of(PyObject *tuple, float *out, Py_ssize_t k)
     if (PyErr_Occurred()) return NULL;                                                             \
     Py_BEGIN_ALLOW_THREADS __VA_ARGS__; Py_END_ALLOW_THREADS
 
-static PyObject *py_difference(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *py_load(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(5);
-    const void *source = POINTER(0), *base = POINTER(2);
-    float *out = POINTER(3);
-    int dtype = (int)SIZE(1);
-    Py_ssize_t n = SIZE(4);
-    RUN(difference(source, dtype, base, out, n));
+    EXPECT(3);
+    Delta deltas[MOST_ROWS];
+    Py_ssize_t n = SIZE(1);
+    float *out = POINTER(2);
+    if (deltas_of(args[0], deltas) < 0) return NULL;
+    RUN(load_all(deltas, n, out));
     Py_RETURN_NONE;
 }
 
 static PyObject *summed(PyObject *const *args, Py_ssize_t nargs, int elects)
 {
-    EXPECT(5);
-    const float *rows = POINTER(0);
-    Py_ssize_t k = SIZE(1), n = SIZE(2);
-    float weights[MOST_ROWS], *out = POINTER(4);
-    if (rows_of(args[3], weights, k) < 0) return NULL;
-    RUN(elects ? elect_sign(rows, k, n, weights, out) : weighted_sum(rows, k, n, weights, out));
+    EXPECT(4);
+    Delta deltas[MOST_ROWS];
+    float weights[MOST_ROWS], *out = POINTER(3);
+    Py_ssize_t n = SIZE(1), k = deltas_of(args[0], deltas);
+    if (k < 0 || floats_of(args[2], weights, k) < 0) return NULL;
+    RUN(elects ? elect_sign(deltas, k, n, weights, out) : weighted_sum(deltas, k, n, weights, out));
     Py_RETURN_NONE;
 }
 
@@ -302,75 +400,79 @@ static PyObject *py_elect_sign(PyObject *self, PyObject *const *args, Py_ssize_t
 
 static PyObject *py_disjoint(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(7);
-    const float *rows = POINTER(0), *elected = POINTER(3);
-    Py_ssize_t k = SIZE(1), n = SIZE(2);
-    float weights[MOST_ROWS], divisors[MOST_ROWS], *out = POINTER(6);
-    int divides = args[5] != Py_None;
-    if (rows_of(args[4], weights, k) < 0) return NULL;
-    if (divides && rows_of(args[5], divisors, k) < 0) return NULL;
-    RUN(disjoint(rows, k, n, elected, weights, divides ? divisors : NULL, out));
+    EXPECT(6);
+    Delta deltas[MOST_ROWS];
+    const float *elected = POINTER(2);
+    float weights[MOST_ROWS], divisors[MOST_ROWS], *out = POINTER(5);
+    int divides = args[4] != Py_None;
+    Py_ssize_t n = SIZE(1), k = deltas_of(args[0], deltas);
+    if (k < 0 || floats_of(args[3], weights, k) < 0) return NULL;
+    if (divides && floats_of(args[4], divisors, k) < 0) return NULL;
+    RUN(disjoint(deltas, k, n, elected, weights, divides ? divisors : NULL, out));
     Py_RETURN_NONE;
 }
 
-static PyObject *py_shrink(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *py_squares(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(4);
-    const float *row = POINTER(0);
+    EXPECT(2);
+    Delta delta[MOST_ROWS];
     Py_ssize_t n = SIZE(1);
-    float threshold = (float)PyFloat_AsDouble(args[2]), *out = POINTER(3);
-    RUN(shrink(row, n, threshold, out));
-    Py_RETURN_NONE;
+    double sum = 0.0;
+    if (deltas_of(args[0], delta) < 0) return NULL;
+    RUN(sum = squares(delta, n));
+    return PyFloat_FromDouble(sum);
 }
 
-static PyObject *py_keep(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *py_draw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     EXPECT(5);
-    const float *row = POINTER(0);
-    const uint8_t *kept = POINTER(1);
-    Py_ssize_t n = SIZE(2);
-    float divisor = (float)PyFloat_AsDouble(args[3]), *out = POINTER(4);
-    RUN(keep(row, kept, n, divisor, out));
-    Py_RETURN_NONE;
+    const uint16_t *words = POINTER(0);
+    Py_ssize_t n = SIZE(1), whole = SIZE(2), found = 0;
+    uint8_t *kept = POINTER(3);
+    int32_t *places = POINTER(4);
+    RUN(found = draw(words, n, (uint16_t)whole, kept, places));
+    return PyLong_FromSsize_t(found);
 }
 
 static PyObject *py_bracket(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     EXPECT(6);
-    const float *row = POINTER(0);
+    Delta delta[MOST_ROWS];
     Py_ssize_t n = SIZE(1), above = 0, inside = 0;
     int32_t low = (int32_t)SIZE(2), high = (int32_t)SIZE(3), *values = POINTER(4), *places = POINTER(5);
-    RUN(bracket(row, n, low, high, values, places, &above, &inside));
+    if (deltas_of(args[0], delta) < 0) return NULL;
+    RUN(bracket(delta, n, low, high, values, places, &above, &inside));
     return Py_BuildValue("nn", above, inside);
 }
 
 static PyObject *py_add_and_round(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(5);
-    const float *base = POINTER(0), *merged = POINTER(1);
-    Py_ssize_t n = SIZE(2);
-    int dtype = (int)SIZE(3), finite = 0;
-    void *out = POINTER(4);
-    RUN(finite = add_and_round(base, merged, n, dtype, out));
+    EXPECT(6);
+    const void *base = POINTER(0);
+    const float *merged = POINTER(2);
+    Py_ssize_t n = SIZE(3);
+    int base_dtype = (int)SIZE(1), dtype = (int)SIZE(4), finite = 0;
+    void *out = POINTER(5);
+    RUN(finite = add_and_round(base, base_dtype, merged, n, dtype, out));
     return PyBool_FromLong(finite);
 }
 
 static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(7);
-    const void *values = POINTER(0), *bits = POINTER(2), *base = POINTER(5);
-    int dtype = (int)SIZE(1);
-    Py_ssize_t skip = SIZE(3), n = SIZE(4);
-    float *out = POINTER(6);
-    RUN(scatter(values, dtype, bits, skip, n, base, out));
-    Py_RETURN_NONE;
+    EXPECT(8);
+    const void *values = POINTER(0), *bits = POINTER(3), *base = POINTER(6);
+    Py_ssize_t most = SIZE(1), skip = SIZE(4), n = SIZE(5), found = 0;
+    int dtype = (int)SIZE(2);
+    float *out = POINTER(7);
+    RUN(found = scatter(values, most, dtype, bits, skip, n, base, out));
+    return PyLong_FromSsize_t(found);
 }
 
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(difference), METHOD(weighted_sum), METHOD(elect_sign), METHOD(disjoint),  METHOD(shrink),
-    METHOD(keep),       METHOD(bracket),      METHOD(scatter),    METHOD(add_and_round),
+    METHOD(load),    METHOD(weighted_sum), METHOD(elect_sign), METHOD(disjoint), METHOD(squares),
+    METHOD(bracket), METHOD(draw),         METHOD(scatter),    METHOD(add_and_round),
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit.delta_source import DeltaSource, check_alike, integers_note, is_merged
 from deltakit.errors import BadFile, DeltakitError, UnknownName, nearest
+from deltakit.lazy import LazyDelta
 from deltakit.mask import RandomMask
 from deltakit.provenance import ModelTable, check_kind, parse
 from deltakit.tensors import codec
@@ -146,6 +147,15 @@ class Delta(DeltaSource):
         out.zero_()
         if name in self.tensors:
             self.tensors[name].add_to(out, start, minus=base if self.role == "replace" else None)
+
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+        if self.role == "replace":
+            return super().lazy_block(name, start, base, raw)
+        out = raw.view(base.dtype)[: base.numel()]  # the base's values are not asked for
+        out.zero_()
+        if name in self.tensors:
+            self.tensors[name].add_to(out, start)
+        return LazyDelta(out)
 
     def check_unchanged(self) -> None:
         self.file.check_unchanged()

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from deltakit import ops
 from deltakit.errors import DtypeMismatch, NamesDiffer, ShapeMismatch, nearest, some
+from deltakit.lazy import LazyDelta
 from deltakit.tensors.dtypes import MERGEABLE
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
@@ -39,6 +39,15 @@ class DeltaSource(ABC):
         `base` holds the base's values of the same entries; both are float32, or float64 for
         float64 parameters.
         """
+
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+        """Return the delta of the entries from `start` whose base values are `base`.
+
+        It is read into raw: uint8, 8 bytes an entry, in use for as long as what is returned.
+        """
+        out = raw.view(base.dtype)[: base.numel()]
+        self.block_into(out, name, start, base.tensor)
+        return LazyDelta(out)
 
     def check_unchanged(self) -> None:
         """Raise InputChanged when a file behind this source was changed since it was opened."""
@@ -88,7 +97,10 @@ class ModelDelta(DeltaSource):
         raw = getattr(self._scratch, "raw", None)
         if raw is None or raw.numel() < out.numel() * 8:
             raw = self._scratch.raw = torch.empty(out.numel() * 8, dtype=torch.uint8)
-        ops.difference(self.tuned.block(name, start, start + out.numel(), raw), base, out)
+        LazyDelta(self.tuned.block(name, start, start + out.numel(), raw), base).into(out)
+
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+        return LazyDelta(self.tuned.block(name, start, start + base.numel(), raw), base.stored)
 
     def check_unchanged(self) -> None:
         self.tuned.check_unchanged()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from deltakit.lazy import LazyDelta, LazyDeltas
+
 _MOST_ROWS = 256  # as in _kernels.c
 _CODES = {"torch.float32": 0, "torch.bfloat16": 1, "torch.float16": 2}
 
@@ -32,140 +34,182 @@ def _load() -> Any:
 compiled: Any = _load()
 
 
+def _plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor is plain memory: contiguous, on the CPU, out of autograd's sight."""
+    import torch
+
+    return (
+        type(tensor) is torch.Tensor
+        and tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and not tensor.requires_grad
+    )
+
+
 def _take(*tensors: Tensor) -> bool:
     import torch
 
     return compiled is not None and all(
-        type(tensor) is torch.Tensor
-        and tensor.dtype is torch.float32
-        and tensor.device.type == "cpu"
-        and tensor.is_contiguous()
-        and not tensor.requires_grad
-        for tensor in tensors
+        tensor.dtype is torch.float32 and _plain(tensor) for tensor in tensors
     )
 
 
-def _code(tensor: Tensor) -> int | None:
-    """Return the kernels' number for the dtype of stored values; None where they have none."""
-    fits = compiled is not None and tensor.device.type == "cpu" and tensor.is_contiguous()
-    return _CODES.get(str(tensor.dtype)) if fits else None
+def _row(delta: LazyDelta, count: int) -> tuple[Any, ...] | None:
+    """Return a delta as _kernels.c takes it, or None where it does not."""
+    import torch
 
-
-def difference(stored: Tensor, base: Tensor | None, out: Tensor) -> bool:
-    """Out = stored - base in float32, or stored alone, widened."""
-    code = _code(stored)
-    if code is None or not _take(out) or (base is not None and not _take(base)):
-        return False
-    if stored.numel() != out.numel() or (base is not None and base.numel() != out.numel()):
-        return False
-    at = 0 if base is None else base.data_ptr()
-    compiled.difference(stored.data_ptr(), code, at, out.data_ptr(), out.numel())
-    return True
-
-
-def _takes_rows(deltas: Tensor, *rows: Tensor) -> bool:
+    stored, base, kept = delta.stored, delta.base, delta.kept
+    code = _CODES.get(str(stored.dtype))
+    if code is None or stored.numel() != count or not _plain(stored):
+        return None
+    base_code = 0 if base is None else _CODES.get(str(base.dtype))
+    if base is not None and (base_code is None or base.numel() != count or not _plain(base)):
+        return None
+    if kept is not None and (
+        kept.numel() != count or kept.dtype is not torch.bool or not _plain(kept)
+    ):
+        return None
     return (
-        0 < len(deltas) <= _MOST_ROWS
-        and _take(deltas, *rows)
-        and all(row.numel() * len(deltas) == deltas.numel() for row in rows)
+        stored.data_ptr(),
+        code,
+        0 if base is None else base.data_ptr(),
+        base_code,
+        delta.threshold,
+        delta.ties,
+        0 if kept is None else kept.data_ptr(),
+        delta.divisor,
     )
 
 
-def weighted_sum(deltas: Tensor, weights: Sequence[float], out: Tensor) -> bool:
-    """Out = sum_i w_i d_i, added in order."""
-    if not _takes_rows(deltas, out):
+def _rows(deltas: LazyDeltas, *others: Tensor) -> tuple[tuple[Any, ...], ...] | None:
+    if not _take(*others) or not 0 < len(deltas) <= _MOST_ROWS:
+        return None
+    count = others[0].numel()
+    if any(other.numel() != count for other in others):
+        return None
+    rows = []
+    for delta in deltas.each:
+        row = _row(delta, count)
+        if row is None:
+            return None
+        rows.append(row)
+    return tuple(rows)
+
+
+def load(delta: LazyDelta, out: Tensor) -> bool:
+    """Out = the delta, computed."""
+    row = _row(delta, out.numel()) if _take(out) else None
+    if row is None:
         return False
-    compiled.weighted_sum(
-        deltas.data_ptr(), len(deltas), out.numel(), tuple(weights), out.data_ptr()
-    )
+    compiled.load((row,), out.numel(), out.data_ptr())
     return True
 
 
-def elect_sign(deltas: Tensor, weights: Sequence[float], out: Tensor) -> bool:
-    """Out = sign of sum_i w_i d_i."""
-    if not _takes_rows(deltas, out):
+def squares(deltas: LazyDeltas) -> list[float] | None:
+    """Return the sum of squares of each delta; None where not done."""
+    import torch
+
+    if compiled is None or deltas.dtype is not torch.float32:
+        return None
+    rows = [(_row(each, each.stored.numel()), each.stored.numel()) for each in deltas.each]
+    if any(row is None for row, _ in rows):
+        return None
+    return [compiled.squares((row,), count) for row, count in rows]
+
+
+def weighted_sum(deltas: LazyDeltas, weights: Sequence[float], out: Tensor) -> bool:
+    """Out = sum_i w_i d_i, added in order."""
+    rows = _rows(deltas, out)
+    if rows is None:
         return False
-    compiled.elect_sign(deltas.data_ptr(), len(deltas), out.numel(), tuple(weights), out.data_ptr())
+    compiled.weighted_sum(rows, out.numel(), tuple(weights), out.data_ptr())
+    return True
+
+
+def elect_sign(deltas: LazyDeltas, weights: Sequence[float], out: Tensor) -> bool:
+    """Out = sign of sum_i w_i d_i."""
+    rows = _rows(deltas, out)
+    if rows is None:
+        return False
+    compiled.elect_sign(rows, out.numel(), tuple(weights), out.data_ptr())
     return True
 
 
 def disjoint(
-    deltas: Tensor,
+    deltas: LazyDeltas,
     elected: Tensor,
     weights: Sequence[float],
     divisors: Sequence[float] | None,
     out: Tensor,
 ) -> bool:
     """Out = sum of w_i d_i over those of the elected sign, divided by the sum of their divisors."""
-    if not _takes_rows(deltas, elected, out):
+    rows = _rows(deltas, out, elected)
+    if rows is None:
         return False
-    compiled.disjoint(
-        deltas.data_ptr(),
-        len(deltas),
-        out.numel(),
-        elected.data_ptr(),
-        tuple(weights),
-        None if divisors is None else tuple(divisors),
-        out.data_ptr(),
+    shares = None if divisors is None else tuple(divisors)
+    compiled.disjoint(rows, out.numel(), elected.data_ptr(), tuple(weights), shares, out.data_ptr())
+    return True
+
+
+def draw(words: np.ndarray, whole: int, kept: np.ndarray) -> np.ndarray | None:
+    """Write words < whole to `kept`; return where they are equal, None where not done.
+
+    words uint16, kept bool, both (n,).
+    """
+    import numpy as np
+
+    if compiled is None:
+        return None
+    places = np.empty(len(words), dtype=np.int32)
+    count = compiled.draw(
+        words.ctypes.data, len(words), whole, kept.ctypes.data, places.ctypes.data
     )
-    return True
-
-
-def shrink(flat: Tensor, threshold: float, out: Tensor) -> bool:
-    """Out = flat, with magnitudes up to the threshold set to 0."""
-    if not _take(flat, out) or flat.numel() != out.numel():
-        return False
-    compiled.shrink(flat.data_ptr(), flat.numel(), threshold, out.data_ptr())
-    return True
-
-
-def keep(delta: Tensor, kept: Tensor, divisor: float, out: Tensor) -> bool:
-    """Out = delta times kept (bool, as 0 and 1), over the divisor."""
-    import torch
-
-    if not _take(delta, out) or not delta.numel() == kept.numel() == out.numel():
-        return False
-    if kept.dtype is not torch.bool or not kept.is_contiguous() or kept.device.type != "cpu":
-        return False
-    compiled.keep(delta.data_ptr(), kept.data_ptr(), delta.numel(), divisor, out.data_ptr())
-    return True
+    return places[:count]
 
 
 def add_and_round(base: Tensor, merged: Tensor, out: Tensor) -> bool | None:
     """Out = base + merged in out's dtype; return whether all is finite, None where not done."""
-    code = _code(out)
-    if code is None or not _take(base, merged):
+    code, base_code = _CODES.get(str(out.dtype)), _CODES.get(str(base.dtype))
+    if code is None or base_code is None or not (_plain(out) and _plain(base) and _take(merged)):
         return None
     if not base.numel() == merged.numel() == out.numel():
         return None
     finite: bool = compiled.add_and_round(
-        base.data_ptr(), merged.data_ptr(), out.numel(), code, out.data_ptr()
+        base.data_ptr(), base_code, merged.data_ptr(), out.numel(), code, out.data_ptr()
     )
     return finite
 
 
 def bracket(
-    flat: Tensor, low: int, high: int, values: np.ndarray, places: np.ndarray
+    delta: LazyDelta, low: int, high: int, values: np.ndarray, places: np.ndarray
 ) -> tuple[int, int] | None:
     """Count bit patterns of magnitudes above `high`, write those in low..high and their places.
 
-    values, places int32, each one longer than `flat`. Returns both counts, None where not done.
+    values, places int32, at least as long as the delta. Returns both counts, None where not done.
     """
-    if not _take(flat) or min(len(values), len(places)) <= flat.numel() or high >= 1 << 31:
+    count = delta.numel()
+    row = _row(delta, count) if compiled is not None else None
+    if row is None or min(len(values), len(places)) < count or high >= 1 << 31:
         return None
     counts: tuple[int, int] = compiled.bracket(
-        flat.data_ptr(), flat.numel(), low, high, values.ctypes.data, places.ctypes.data
+        (row,), count, low, high, values.ctypes.data, places.ctypes.data
     )
     return counts
 
 
 def scatter(values: Tensor, bits: np.ndarray, skip: int, base: Tensor | None, out: Tensor) -> bool:
-    """out[j] = the next value, minus base[j], wherever bit skip + j of `bits` (bytes) is set."""
-    code = _code(values)
-    if code is None or not _take(out) or (base is not None and not _take(base)):
+    """out[j] = the next value, minus base[j], wherever bit skip + j of `bits` (bytes) is set.
+
+    Raises ValueError when the bits set are not as many as the values.
+    """
+    code = _CODES.get(str(values.dtype))
+    if code is None or not _plain(values) or not _take(*([out] if base is None else [out, base])):
+        return False
+    if 8 * len(bits) < skip + out.numel() or (base is not None and base.numel() != out.numel()):
         return False
     at = 0 if base is None else base.data_ptr()
-    compiled.scatter(
-        values.data_ptr(), code, bits.ctypes.data, skip, out.numel(), at, out.data_ptr()
-    )
+    given = (values.data_ptr(), values.numel(), code, bits.ctypes.data, skip, out.numel())
+    found = compiled.scatter(*given, at, out.data_ptr())
+    if found != values.numel():
+        raise ValueError(f"{found} bits stand for {values.numel()} values")
     return True

@@ -14,28 +14,21 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.lazy import LazyDeltas
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def difference(stored: Tensor, base: Tensor | None, out: Tensor) -> None:
-    """Write stored - base, or stored alone, to `out` in out's dtype.
-
-    >>> import torch
-    >>> out = torch.empty(2)
-    >>> difference(torch.tensor([1.5, 2.0], dtype=torch.bfloat16), torch.ones(2), out)
-    >>> out
-    tensor([0.5000, 1.0000])
-    """
-    if kernels.difference(stored, base, out):
-        return
-    out.copy_(stored)
-    if base is not None:
-        out.sub_(base)
+def _lazy(deltas: Tensor | LazyDeltas) -> LazyDeltas:
+    return deltas if isinstance(deltas, LazyDeltas) else LazyDeltas.of(deltas)
 
 
-def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+def _computed(deltas: Tensor | LazyDeltas) -> Tensor:
+    return deltas.tensor if isinstance(deltas, LazyDeltas) else deltas
+
+
+def weighted_sum(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tensor:
     """Return sum_i w_i d_i, added in order.
 
     >>> import torch
@@ -46,9 +39,11 @@ def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     """
     import torch
 
-    total = torch.empty_like(deltas[0])
-    if kernels.weighted_sum(deltas, weights, total):
+    lazy = _lazy(deltas)
+    total = lazy.empty()
+    if kernels.weighted_sum(lazy, weights, total):
         return total
+    deltas = _computed(deltas)
     torch.mul(deltas[0], weights[0], out=total)
     term = torch.empty_like(total)  # one for all: fresh memory costs more than the product
     for delta, weight in zip(deltas[1:], weights[1:], strict=True):
@@ -56,19 +51,18 @@ def weighted_sum(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def elect_sign(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+def elect_sign(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tensor:
     """Return the sign of the weighted sum: +1, -1, or 0 where the sum is zero."""
-    import torch
-
-    elected = torch.empty_like(deltas[0])
-    if kernels.elect_sign(deltas, weights, elected):
+    lazy = _lazy(deltas)
+    elected = lazy.empty()
+    if kernels.elect_sign(lazy, weights, elected):
         return elected
     return weighted_sum(deltas, weights).sign_()
 
 
-def count_sign(deltas: Tensor) -> Tensor:
+def count_sign(deltas: Tensor | LazyDeltas) -> Tensor:
     """Return the sign held by more experts: +1, -1, or 0 where they are level."""
-    return weighted_sum(deltas.sign(), [1.0] * len(deltas)).sign()
+    return weighted_sum(_computed(deltas).sign(), [1.0] * len(deltas)).sign()
 
 
 def agreeing(delta: Tensor, elected: Tensor) -> Tensor:
@@ -80,21 +74,21 @@ def agreeing(delta: Tensor, elected: Tensor) -> Tensor:
     return (delta * elected).sign_().relu_()
 
 
-def disjoint_sum(deltas: Tensor, weights: Sequence[float], elected: Tensor) -> Tensor:
+def disjoint_sum(deltas: Tensor | LazyDeltas, weights: Sequence[float], elected: Tensor) -> Tensor:
     """Return sum of w_i d_i over the experts of the elected sign: (k, *shape) -> (*shape)."""
     import torch
 
     total = torch.empty_like(elected)
-    if kernels.disjoint(deltas, elected, weights, None, total):
+    if kernels.disjoint(_lazy(deltas), elected, weights, None, total):
         return total
     total.zero_()
-    for delta, weight in zip(deltas, weights, strict=True):
+    for delta, weight in zip(_computed(deltas), weights, strict=True):
         total += agreeing(delta, elected).mul_(delta).mul_(weight)
     return total
 
 
 def disjoint_mean(
-    deltas: Tensor,
+    deltas: Tensor | LazyDeltas,
     weights: Sequence[float],
     elected: Tensor,
     divisors: Sequence[float] | None = None,
@@ -113,11 +107,11 @@ def disjoint_mean(
 
     divisors = weights if divisors is None else divisors
     total = torch.empty_like(elected)
-    if kernels.disjoint(deltas, elected, weights, divisors, total):
+    if kernels.disjoint(_lazy(deltas), elected, weights, divisors, total):
         return total
     total.zero_()
     mass = torch.zeros_like(total)
-    for delta, weight, divisor in zip(deltas, weights, divisors, strict=True):
+    for delta, weight, divisor in zip(_computed(deltas), weights, divisors, strict=True):
         agrees = agreeing(delta, elected)
         mass.add_(agrees * divisor)
         total += agrees.mul_(delta).mul_(weight)
@@ -141,44 +135,6 @@ def shared_mean(deltas: Tensor, weights: Sequence[float], shares: Tensor) -> Ten
     total = weighted_sum(deltas * shares, weights)
     mass = weighted_sum(shares, weights)
     return total.div_(mass.clamp_(min=torch.finfo(mass.dtype).tiny))
-
-
-def shrink(flat: Tensor, threshold: float, ties: int, out: Tensor) -> None:
-    """Write `flat` to `out` with every magnitude that is not above the threshold set to 0.
-
-    Among the first `ties` entries those of exactly the threshold's magnitude stay as well.
-
-    >>> import torch
-    >>> out = torch.empty(4)
-    >>> shrink(torch.tensor([2.0, -1.0, -2.0, 3.0]), 2.0, 1, out)
-    >>> out
-    tensor([2., 0., 0., 3.])
-    """
-    import torch
-
-    limit = torch.tensor(threshold, dtype=flat.dtype)
-    below = float(limit.nextafter(torch.full_like(limit, -1.0)))
-    for part, most in ((slice(ties), below), (slice(ties, None), threshold)):
-        if not kernels.shrink(flat[part], most, out[part]):
-            torch.hardshrink(flat[part], most, out=out[part])
-
-
-def keep(delta: Tensor, kept: Tensor, divisor: float, out: Tensor) -> None:
-    """Write the delta to `out` with what is not kept set to 0, over the divisor.
-
-    >>> import torch
-    >>> out = torch.empty(2)
-    >>> keep(torch.tensor([2.0, 3.0]), torch.tensor([True, False]), 0.5, out)
-    >>> out
-    tensor([4., 0.])
-
-    delta, out (*shape), kept bool with as many entries.
-    """
-    if kernels.keep(delta, kept, divisor, out):
-        return
-    out.copy_(kept.view(delta.shape)).mul_(delta)
-    if divisor != 1.0:
-        out.div_(divisor)
 
 
 def kept_count(numel: int, density: float) -> int:

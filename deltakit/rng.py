@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
 from deltakit.errors import BadValue
 
 if TYPE_CHECKING:
@@ -50,9 +51,13 @@ class Draws:
         scaled = density * 65536.0
         whole = int(scaled)
         words = self.words(start, stop)
-        kept: np.ndarray = words < np.uint16(whole)
+        kept = np.empty(stop - start, dtype=np.bool_)
+        level = kernels.draw(words, whole, kept)
+        if level is None:
+            np.less(words, np.uint16(whole), out=kept)
+            level = np.flatnonzero(words == whole)
         if scaled != whole:
-            for at in np.flatnonzero(words == whole).tolist():
+            for at in level.tolist():
                 kept[at] = self._fraction(start + at) < scaled - whole
         return kept
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.lazy import LazyDelta
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 # Called anew for each pass; yields consecutive flat float32 or float64 blocks.
-Blocks = Callable[[], Iterable["Tensor"]]
+Blocks = Callable[[], Iterable["Tensor | LazyDelta"]]
 
 MOST_HELD = 1 << 22  # entries held in memory at once
 _FEW = 1 << 18  # entries that are partitioned without more ado
@@ -75,8 +76,8 @@ def _bracket(sample: Blocks, share: float) -> tuple[int, int]:
 
     bits = np.sort(np.concatenate([_bits(block) for block in sample()]))[::-1]
     rank = share * len(bits)
-    # Twelve standard deviations of independent draws: neighbours in a weight matrix are alike.
-    spread = 12 * (rank * (1 - share)) ** 0.5 + 16
+    # Six standard deviations of independent draws: neighbours in a weight matrix are alike.
+    spread = 6 * (rank * (1 - share)) ** 0.5 + 16
     first, last = int(rank - spread), int(rank + spread)
     most = np.iinfo(bits.dtype).max
     return int(bits[last]) if last < len(bits) else 0, int(bits[first]) if first >= 0 else int(most)
@@ -98,12 +99,13 @@ def _bracketed_cut(blocks: Blocks, count: int, low: int, high: int) -> Cut | Non
     return _gathered_cut(parts, places, count - above) if above + inside >= count else None
 
 
-def _between(block: Tensor, low: int, high: int) -> tuple[int, np.ndarray, np.ndarray]:
+def _between(block: Tensor | LazyDelta, low: int, high: int) -> tuple[int, np.ndarray, np.ndarray]:
     """Return how many patterns are above `high`, those from `low` to `high`, and their indices."""
     import numpy as np
 
-    room = np.empty((2, block.numel() + 1), dtype=np.int32)
-    counts = kernels.bracket(block, low, high, *room)
+    lazy = block if isinstance(block, LazyDelta) else LazyDelta(block)
+    room = np.empty((2, block.numel()), dtype=np.int32)
+    counts = kernels.bracket(lazy, low, high, *room)
     if counts is not None:
         above, inside = counts
         return above, room[0, :inside].copy(), room[1, :inside].astype(np.int64)
@@ -187,12 +189,13 @@ def _magnitude(pattern: int, nbytes: int) -> float:
     return float(struct.unpack({4: "<f", 8: "<d"}[nbytes], pattern.to_bytes(nbytes, "little"))[0])
 
 
-def _bits(block: Tensor) -> np.ndarray:
+def _bits(block: Tensor | LazyDelta) -> np.ndarray:
     """Return the bit patterns of magnitudes, which are never negative as signed integers."""
     import torch
 
-    kind = torch.int64 if block.dtype == torch.float64 else torch.int32
-    bits: np.ndarray = block.abs().view(kind).numpy()
+    flat = block.tensor if isinstance(block, LazyDelta) else block
+    kind = torch.int64 if flat.dtype == torch.float64 else torch.int32
+    bits: np.ndarray = flat.abs().view(kind).numpy()
     return bits
 
 

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 # From the top down. A row with several names is several rooms on one floor, open to each other.
 ROOMS = [
     ["errors", "kernels"],
-    ["ops", "sizes"],
+    ["lazy", "sizes"],
+    ["ops"],
     ["rng", "trim"],
     ["tensors"],
     ["provenance", "delta_source"],

@@ -73,23 +73,6 @@ def test_shapes_and_dtypes_are_kept_and_inputs_left_alone(shape: tuple[int, ...]
     assert elected.all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("threshold", [0.0, 1e-45, 0.1, 2.0, 3e38])
-@pytest.mark.parametrize("count", [0, 1, 19])
-def test_shrink_keeps_what_is_above_and_the_first_of_what_is_level(
-    threshold: float, count: int, dtype: torch.dtype
-) -> None:
-    level = float(torch.tensor(threshold, dtype=dtype))  # a threshold is one of the magnitudes
-    flat = torch.tensor([level, -level, 3.2e38, -3.2e38, 0.0, -0.0] * 6, dtype=dtype)
-    for ties in (0, count, len(flat)):
-        out = torch.full_like(flat, 7.0)
-        ops.shrink(flat, level, ties, out)
-        magnitude = flat.abs()
-        first = torch.arange(len(flat)) < ties
-        stays = (magnitude > level) | ((magnitude == level) & first)
-        assert torch.equal(out, torch.where(stays, flat, torch.zeros_like(flat)))
-
-
 @given(numel=st.integers(1, 10**9), density=st.floats(0, 1, exclude_min=True))
 def test_kept_count_is_the_nearest_number_and_at_least_one(numel: int, density: float) -> None:
     count = ops.kept_count(numel, density)

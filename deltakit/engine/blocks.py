@@ -5,24 +5,25 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from deltakit import ops
 from deltakit.engine.plan import Plan
 from deltakit.engine.room import ROOMS, Room
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies._stack import Stack, Whole
 from deltakit.tensors.dtypes import itemsize, working_dtype
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
-_SAMPLES, _SAMPLE = 32, 2048  # places of a sample, entries at each
+_SAMPLES, _SAMPLE = 16, 1024  # places of a sample, entries at each
 
 
 class Buffers:
-    """A thread's own memory: raw bytes, the base's block, a stack of deltas, and output blocks.
+    """A thread's own memory: blocks of the base and of the experts as stored, and output blocks.
 
     Allocated once, because fresh temporaries cost more in page faults than the arithmetic on them.
     """
@@ -30,18 +31,9 @@ class Buffers:
     def __init__(self, experts: int, block: int, room: int = 0) -> None:
         import torch
 
-        self.raw = torch.empty(block * 8, dtype=torch.uint8)
-        self._base = torch.empty(block * 8, dtype=torch.uint8)
-        self._deltas = torch.empty(experts * block * 8, dtype=torch.uint8)
-        self._experts = experts
+        self.base = torch.empty(block * 8, dtype=torch.uint8)
+        self.experts = [torch.empty(block * 8, dtype=torch.uint8) for _ in range(experts)]
         self._rooms = [Room(room) for _ in range(ROOMS)] if room else []
-
-    def base(self, count: int, dtype: torch.dtype) -> Tensor:
-        return self._base.view(dtype)[:count]
-
-    def deltas(self, count: int, dtype: torch.dtype) -> Tensor:
-        flat = self._deltas.view(dtype)[: self._experts * count]
-        return flat.view(self._experts, count)  # (k, count)
 
     def room(self) -> Room:
         """Return the output block that was handed over longest ago."""
@@ -65,17 +57,24 @@ class StackReader:
             self._starts[name] = at
             at += plan.base.infos[name].numel
         sizes = [plan.base.infos[name].numel for name in plan.merged]
-        self.model = Whole(at, self._blocks_of_model, self._sample_of_model, parts=sizes)
+        self.model = Whole(
+            at,
+            self._blocks_of_model,
+            lazy=self._lazy_blocks_of_model,
+            sample=self._sample_of_model,
+            parts=sizes,
+        )
 
     def read(self, name: str, start: int, stop: int, buffers: Buffers) -> Stack:
         """Return the stack of flat entries start..stop, in the worker's buffers."""
         dtype = working_dtype(self._plan.base.infos[name].dtype)
-        base = self._base_block(name, start, stop, buffers, dtype)
-        deltas = buffers.deltas(stop - start, dtype)
-        for delta, expert in zip(deltas, self._plan.experts, strict=True):
-            expert.source.block_into(delta, name, start, base)
+        base = self._base_block(name, start, stop, buffers)
+        each = [
+            expert.source.lazy_block(name, start, base, raw)
+            for raw, expert in zip(buffers.experts, self._plan.experts, strict=True)
+        ]
         return Stack(
-            deltas,
+            LazyDeltas(each, (stop - start,), dtype),
             self._weights,
             self._names,
             name,
@@ -97,27 +96,22 @@ class StackReader:
             if name not in self._wholes:
                 self._wholes[name] = Whole(
                     self._plan.base.infos[name].numel,
-                    lambda expert: self._blocks(name, expert),
-                    lambda expert: self._sample(name, expert),
+                    partial(self._blocks, name),
+                    lazy=partial(self._lazy_blocks, name),
+                    sample=partial(self._sample, name),
                     base=lambda: self._bases(name),
                 )
             return self._wholes[name]
 
-    def _base_block(
-        self, name: str, start: int, stop: int, buffers: Buffers, dtype: torch.dtype
-    ) -> Tensor:
-        base = buffers.base(stop - start, dtype)
-        ops.difference(self._plan.base.block(name, start, stop, buffers.raw), None, base)
-        return base
+    def _base_block(self, name: str, start: int, stop: int, buffers: Buffers) -> LazyDelta:
+        return LazyDelta(self._plan.base.block(name, start, stop, buffers.base))
 
-    def _look(self, name: str, expert: int, start: int, stop: int) -> Tensor:
+    def _look(self, name: str, expert: int, start: int, stop: int) -> LazyDelta:
         """Return entries of one expert's delta, in a buffer of this thread that is used again."""
         buffers = self._look_buffers()
-        dtype = working_dtype(self._plan.base.infos[name].dtype)
-        base = self._base_block(name, start, stop, buffers, dtype)
-        delta = buffers.deltas(stop - start, dtype)[0]
-        self._plan.experts[expert].source.block_into(delta, name, start, base)
-        return delta
+        base = self._base_block(name, start, stop, buffers)
+        source = self._plan.experts[expert].source
+        return source.lazy_block(name, start, base, buffers.experts[0])
 
     def _look_buffers(self) -> Buffers:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
@@ -127,29 +121,33 @@ class StackReader:
 
     def _bases(self, name: str) -> Iterator[Tensor]:
         """Yield the base's parameter in blocks of the same sizes, in that same buffer."""
-        info = self._plan.base.infos[name]
-        dtype = working_dtype(info.dtype)
-        for start in range(0, info.numel, LOOK_BLOCK):
-            stop = min(start + LOOK_BLOCK, info.numel)
-            yield self._base_block(name, start, stop, self._look_buffers(), dtype)
+        numel = self._plan.base.infos[name].numel
+        for start in range(0, numel, LOOK_BLOCK):
+            stop = min(start + LOOK_BLOCK, numel)
+            yield self._base_block(name, start, stop, self._look_buffers()).tensor
 
-    def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
+    def _lazy_blocks(self, name: str, expert: int) -> Iterator[LazyDelta]:
         """Yield one expert's delta of a parameter, block after block."""
         numel = self._plan.base.infos[name].numel
         for start in range(0, numel, LOOK_BLOCK):
             yield self._look(name, expert, start, min(start + LOOK_BLOCK, numel))
 
-    def _sample(self, name: str, expert: int) -> Iterator[Tensor]:
+    def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
+        return (delta.tensor for delta in self._lazy_blocks(name, expert))
+
+    def _sample(self, name: str, expert: int) -> Iterator[LazyDelta]:
         """Yield stretches of one expert's delta from all over a parameter."""
         numel = self._plan.base.infos[name].numel
         for at in _places(numel):
             yield self._look(name, expert, at, min(at + _SAMPLE, numel))
 
-    def _blocks_of_model(self, expert: int) -> Iterator[Tensor]:
-        for name in self._plan.merged:
-            yield from self._blocks(name, expert)
+    def _lazy_blocks_of_model(self, expert: int) -> Iterator[LazyDelta]:
+        return chain.from_iterable(self._lazy_blocks(name, expert) for name in self._plan.merged)
 
-    def _sample_of_model(self, expert: int) -> Iterator[Tensor]:
+    def _blocks_of_model(self, expert: int) -> Iterator[Tensor]:
+        return (delta.tensor for delta in self._lazy_blocks_of_model(expert))
+
+    def _sample_of_model(self, expert: int) -> Iterator[LazyDelta]:
         names, starts = list(self._starts), list(self._starts.values())
         for at in _places(self.model.numel):
             name = names[bisect_right(starts, at) - 1]
@@ -159,7 +157,8 @@ class StackReader:
 
 
 def _places(numel: int) -> Sequence[int]:
-    return [place * numel // _SAMPLES for place in range(_SAMPLES)]
+    count = _SAMPLES if numel < 1 << 24 else 4 * _SAMPLES
+    return [place * numel // count for place in range(count)]
 
 
 def room_bytes(plan: Plan) -> int:

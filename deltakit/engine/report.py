@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deltakit.engine.plan import Plan
 from deltakit.errors import BadValue
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass
@@ -38,12 +35,10 @@ class Tally:
         self._experts = [0.0] * experts
         self._changed: set[str] = set()
 
-    def add(self, name: str, deltas: Tensor, merged: Tensor, changed: bool) -> None:
-        """Count one block: deltas (k, n), merged (n,), and whether its bytes are not the base's."""
-        square = float(merged.dot(merged))
-        squares = [float(delta.dot(delta)) for delta in deltas]
+    def add(self, name: str, squares: Sequence[float], merged: float, changed: bool) -> None:
+        """Count one block: sums of squares, of each delta and merged, and whether it changed."""
         with self._lock:
-            self._merged += square
+            self._merged += merged
             self._experts = [a + b for a, b in zip(self._experts, squares, strict=True)]
             if changed:
                 self._changed.add(name)

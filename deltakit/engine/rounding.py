@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deltakit import kernels
 from deltakit.errors import NonFinite
+from deltakit.lazy import LazyDelta
 from deltakit.recipe import Recipe
 from deltakit.strategies import Stack
 
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
 _OVERFLOWS = {"torch.float8_e4m3fn": 464.0, "torch.float8_e5m2": 61440.0}
 
 
-def add_and_round(base: Tensor, merged: Tensor, out: Tensor) -> bool:
-    """Write base + merged, flat float32 or float64, to `out`, rounded once to its dtype.
+def add_and_round(stored: LazyDelta, merged: Tensor, out: Tensor) -> bool:
+    """Write the base + merged, flat float32 or float64, to `out`, rounded once to its dtype.
 
     Returns whether all of it is finite.
 
     Where the merged delta is zero the base's own value stays, its sign of zero included
     (-0.0 + 0.0 would be +0.0).
     """
-    finite = kernels.add_and_round(base, merged, out)
+    finite = kernels.add_and_round(stored.stored, merged, out)
     if finite is not None:
         return finite
+    base = stored.tensor
     total = base + merged
     if _has_negative_zero(base):
         total = total.where(merged != 0, base)

@@ -11,6 +11,7 @@ from deltakit.engine.plan import Plan
 from deltakit.engine.report import Tally
 from deltakit.engine.rounding import add_and_round, cast, refuse_copied, refuse_nonfinite
 from deltakit.engine.units import Look, Unit
+from deltakit.lazy import LazyDelta
 from deltakit.tensors.dtypes import DTYPES, torch_dtype
 
 if TYPE_CHECKING:
@@ -57,18 +58,20 @@ class Worker:
         if self._plan.recipe.scale != 1.0:
             merged = merged * self._plan.recipe.scale
         info = self._plan.output_info(unit.name)
-        assert stack.base is not None
+        base = stack.stored_base
+        assert isinstance(base, LazyDelta)
         result = out.view(torch_dtype(info.dtype))
-        finite = add_and_round(stack.base, merged, result)
+        finite = add_and_round(base, merged, result)
         if not finite and not self._allow_nonfinite:
             refuse_nonfinite(result, stack, merged, self._plan.recipe)
-        self._tally.add(unit.name, stack.deltas, merged, self._changed(unit, out, merged, buffers))
+        changed = self._changed(unit, out, merged, buffers)
+        self._tally.add(unit.name, stack.lazy.squares(), float(merged.dot(merged)), changed)
 
     def _changed(self, unit: Unit, out: Tensor, merged: Tensor, buffers: Buffers) -> bool:
         """Tell whether a block differs from the base's, whose bytes are still in the buffer."""
         same_dtype = self._plan.output_info(unit.name) == self._plan.base.infos[unit.name]
         if same_dtype:
-            return not out.equal(buffers.raw[: len(out)])
+            return not out.equal(buffers.base[: len(out)])
         return bool(merged.any())
 
     def _copy(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
@@ -78,7 +81,7 @@ class Worker:
             first = unit.start * DTYPES[kind][0] // 8
             self._plan.base.read(unit.name, first, memoryview(out.numpy()))
             return
-        block = self._plan.base.block(unit.name, unit.start, unit.stop, buffers.raw)
+        block = self._plan.base.block(unit.name, unit.start, unit.stop, buffers.base)
         result = out.view(torch_dtype(kind))
         cast(block, result)
         if not self._allow_nonfinite:

@@ -10,8 +10,10 @@ from deltakit import ops
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deltakit.lazy import LazyDeltas
 
-def elected_mean(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+
+def elected_mean(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tensor:
     """Return the weighted mean of the entries that have the sign of their weighted sum.
 
     >>> import torch

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 Rescale = Literal["none", "inverse", "l1"]
 
@@ -28,22 +29,22 @@ class Drops(Strategy):
         return "tensor" if self.rescale == "l1" else "nothing"
 
 
-def drop(stack: Stack, density: float, rescale: Rescale) -> Tensor:
+def drop(stack: Stack, density: float, rescale: Rescale) -> LazyDeltas:
     """Return the deltas with entries dropped at random: (k, *shape) -> (k, *shape).
 
     Each entry is kept with probability `density`, by the mask of (seed, task, tensor); then
     multiplied by 1 ("none"), 1 / density ("inverse"), or by what restores the L1 norm of the
     whole tensor ("l1"; a tensor with nothing left stays zero).
     """
-    import torch
-
-    dropped = torch.empty_like(stack.deltas)
-    divisor = density if rescale == "inverse" else 1.0
-    for expert, (delta, out) in enumerate(zip(stack.deltas, dropped, strict=True)):
-        ops.keep(delta, stack.draw(expert, density, stack.start, delta.numel()), divisor, out)
-        if rescale == "l1":
-            out *= _l1_factor(stack, expert, density)
-    return dropped
+    count = math.prod(stack.lazy.shape)
+    kept = [stack.draw(i, density, stack.start, count) for i in range(len(stack.tasks))]
+    dropped = stack.lazy.dropped(kept, density if rescale == "inverse" else 1.0)
+    if rescale != "l1":
+        return dropped
+    deltas = dropped.tensor.clone()
+    for expert, delta in enumerate(deltas):
+        delta *= _l1_factor(stack, expert, density)
+    return LazyDeltas.of(deltas)
 
 
 def _l1_factor(stack: Stack, expert: int, density: float) -> float:
@@ -60,4 +61,4 @@ def _l1_factor(stack: Stack, expert: int, density: float) -> float:
         ),
     )
     # Where next to nothing is left, the largest finite factor: infinity times 0 is no number.
-    return min(before / after, torch.finfo(stack.deltas.dtype).max) if after else 0.0
+    return min(before / after, torch.finfo(stack.lazy.dtype).max) if after else 0.0

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit import ops
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
 from deltakit.trim import Cut, find_cut
 
@@ -24,24 +25,25 @@ class Whole:
 
     `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
     not the engine's block size, so that a sum has the same bits however the work is cut.
-    `sample(expert)` yields stretches from all over, by which a cut is found sooner. Threads that
-    ask for one fact wait for the first of them; different facts are found side by side. `base()`,
-    where a base is at hand, yields its values in blocks of the same sizes. `parts` are the entries
-    of each parameter where this is a whole model.
+    `lazy(expert)` yields the same not yet computed, and `sample(expert)` stretches from all over,
+    by which a cut is found sooner. Threads that ask for one fact wait for the first of them;
+    different facts are found side by side. `base()`, where a base is at hand, yields its values in
+    blocks of the same sizes. `parts` are the entries of each parameter where this is a whole model.
     """
 
     def __init__(
         self,
         numel: int,
         blocks: Callable[[int], Iterable[Tensor]],
-        sample: Callable[[int], Iterable[Tensor]] | None = None,
         *,
+        lazy: Callable[[int], Iterable[LazyDelta]] | None = None,
+        sample: Callable[[int], Iterable[LazyDelta]] | None = None,
         base: Callable[[], Iterable[Tensor]] | None = None,
         parts: Sequence[int] = (),
     ) -> None:
         self.numel, self.base = numel, base
         self.parts = tuple(parts) or (numel,)
-        self._blocks, self._sample = blocks, sample
+        self._blocks, self._lazy, self._sample = blocks, lazy or blocks, sample
         self._known: dict[Any, Any] = {}
         self._locks: dict[Any, threading.Lock] = {}
         self._lock = threading.Lock()  # held only to find a fact's own lock
@@ -53,7 +55,7 @@ class Whole:
     def _find_cut(self, expert: int, density: float) -> Cut:
         count = ops.kept_count(self.numel, density)
         sample = None if self._sample is None else partial(self._sample, expert)
-        return find_cut(partial(self._blocks, expert), count, self.numel, sample)
+        return find_cut(partial(self._lazy, expert), count, self.numel, sample)
 
     def blocks(self, expert: int) -> Iterable[Tensor]:
         """Return one expert's delta as consecutive flat blocks, in memory used again."""
@@ -86,6 +88,30 @@ class Whole:
             return self._known[key]
 
 
+class _Base:
+    """The field of a stack whose base is given as a tensor or lazy, and read as a tensor."""
+
+    def __get__(self, stack: Stack | None, owner: type) -> Tensor | None:
+        given = None if stack is None else stack.stored_base
+        return given.tensor if isinstance(given, LazyDelta) else given
+
+    def __set__(self, stack: Stack, base: Tensor | LazyDelta | None) -> None:
+        stack.__dict__["_base"] = base
+
+
+class _Deltas:
+    """The field of a stack that is given as a tensor or as LazyDeltas, and read as a tensor."""
+
+    def __get__(self, stack: Stack | None, owner: type) -> Tensor:
+        if stack is None:
+            raise AttributeError  # a field without a default
+        return stack.lazy.tensor
+
+    def __set__(self, stack: Stack, deltas: Tensor | LazyDeltas) -> None:
+        lazy = deltas if isinstance(deltas, LazyDeltas) else LazyDeltas.of(deltas)
+        stack.__dict__["_lazy"] = lazy
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """One parameter of k experts: deltas to one base, in the order of the tasks.
@@ -100,11 +126,11 @@ class Stack:
     `start` of the parameter, whose shape is `shape`. A strategy must not modify it.
     """
 
-    deltas: Tensor  # (k, *shape)
+    deltas: _Deltas = _Deltas()  # (k, *shape); given computed, or lazy
     weights: tuple[float, ...] = ()
     tasks: tuple[str, ...] = ()
     name: str = ""
-    base: Tensor | None = None  # (*shape)
+    base: _Base = _Base()  # (*shape), or None
     seed: int = 0
     start: int = 0
     fact: Any = None  # what the strategy's prepare returned for this parameter
@@ -117,15 +143,15 @@ class Stack:
     _draws: dict[str, Draws] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        experts = len(self.deltas)
+        experts = len(self.lazy)
         if not self.weights:
             object.__setattr__(self, "weights", (1.0,) * experts)
         if not self.tasks:
             object.__setattr__(self, "tasks", tuple(f"task{i + 1}" for i in range(experts)))
         if self.shape is None:
-            object.__setattr__(self, "shape", tuple(self.deltas.shape[1:]))
+            object.__setattr__(self, "shape", self.lazy.shape)
         if self.whole is None:
-            numel, base = self.deltas[0].numel(), self.base
+            numel, base = math.prod(self.lazy.shape), self.base
             whole = Whole(
                 numel,
                 lambda expert: [self.deltas[expert].reshape(-1)],
@@ -134,6 +160,18 @@ class Stack:
             object.__setattr__(self, "whole", whole)
         if self.model is None:
             object.__setattr__(self, "model", self.whole)
+
+    @property
+    def lazy(self) -> LazyDeltas:
+        """The deltas as the kernels take them, not computed before they are asked for."""
+        lazy: LazyDeltas = self.__dict__["_lazy"]
+        return lazy
+
+    @property
+    def stored_base(self) -> Tensor | LazyDelta | None:
+        """The base as it was given."""
+        given: Tensor | LazyDelta | None = self.__dict__["_base"]
+        return given
 
     @property
     def row(self) -> int:
@@ -153,27 +191,24 @@ class Stack:
         model (`"global"`), at least one entry; equal magnitudes: the lowest flat index first.
         At density 1 these are the deltas themselves, and not to be modified.
         """
-        import torch
+        return self.lazy_trimmed(density, scope).tensor
 
+    def lazy_trimmed(self, density: float, scope: Scope = "tensor") -> LazyDeltas:
+        """Return what `trimmed` does, not yet computed."""
         whole, start = self.whole, self.start
         if scope == "global":
             whole, start = self.model, self.model_start + self.start
         assert whole is not None
-        if density == 1.0 or not self.deltas.numel():
-            return self.deltas
-        flat = self.deltas.reshape(len(self.deltas), -1)
-        trimmed = torch.empty_like(flat)
-        cuts = [whole.cut(expert, density) for expert in range(len(flat))]
-        for delta, out, cut in zip(flat, trimmed, cuts, strict=True):
-            ties = min(len(delta), max(0, cut.last + 1 - start))
-            ops.shrink(delta, cut.threshold, ties, out)
-        return trimmed.reshape(self.deltas.shape)
+        if density == 1.0 or not math.prod(self.lazy.shape):
+            return self.lazy
+        cuts = [whole.cut(expert, density) for expert in range(len(self.tasks))]
+        return self.lazy.trimmed(cuts, start)
 
     def drawn(self, density: float) -> Tensor:
         """Return one random mask an expert, True where kept: bool (k, *shape)."""
         import torch
 
-        count = self.deltas[0].numel()
+        count = math.prod(self.lazy.shape)
         masks = [self.draw(i, density, self.start, count) for i in range(len(self.deltas))]
         return torch.stack(masks).reshape(self.deltas.shape)
 

@@ -43,4 +43,4 @@ class Average(Strategy):
 
     def merge(self, stack: Stack) -> Tensor:
         total = math.fsum(stack.weights)
-        return ops.weighted_sum(stack.deltas, [weight / total for weight in stack.weights])
+        return ops.weighted_sum(stack.lazy, [weight / total for weight in stack.weights])

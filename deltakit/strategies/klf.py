@@ -122,7 +122,7 @@ class Klf(Strategy):
         return normalised > np.quantile(normalised, self.quantile)
 
     def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(stack.deltas, stack.fact)
+        return ops.weighted_sum(stack.lazy, stack.fact)
 
 
 def normalise(scores: np.ndarray) -> np.ndarray:

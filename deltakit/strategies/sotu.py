@@ -36,6 +36,6 @@ class Sotu(Drops):
     paper = "arXiv:2411.02813"
 
     def merge(self, stack: Stack) -> Tensor:
-        density = 1 / len(stack.deltas) if self.p == "auto" else ops.kept_density(self.p)
+        density = 1 / len(stack.tasks) if self.p == "auto" else ops.kept_density(self.p)
         deltas = drop(stack, density, self.rescale)  # (k, *shape)
         return ops.weighted_sum(deltas, stack.weights)

@@ -27,4 +27,4 @@ class TaskArithmetic(Strategy):
     paper = "Ilharco et al. 2023, arXiv:2212.04089"
 
     def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(stack.deltas, stack.weights)
+        return ops.weighted_sum(stack.lazy, stack.weights)

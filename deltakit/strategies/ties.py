@@ -63,7 +63,7 @@ class Ties(Strategy):
         check_positive_weights("ties", weights)
 
     def merge(self, stack: Stack) -> Tensor:
-        deltas = stack.trimmed(self.density, self.scope)  # (k, *shape)
+        deltas = stack.lazy_trimmed(self.density, self.scope)  # (k, *shape)
         if self.elect == "mass":
             elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
         else:

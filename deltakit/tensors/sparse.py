@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
 from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, stored, unpack
@@ -69,9 +70,13 @@ class SparseTensor:
             if minus is not None:
                 out.sub_(minus)
             return
+        first, last = self._values_before(start), self._values_before(stop)
+        if self.codec == "bitmask":
+            bits, skip = self._bits(start, stop)
+            if kernels.scatter(self._values(first, last), bits, skip, minus, out):
+                return
         kept = self.kept(start, stop)
-        first = self._values_before(start)
-        values = self._values(first, first + int(kept.sum())).to(out.dtype)
+        values = self._values(first, last).to(out.dtype)
         if minus is not None:
             import torch
 
@@ -95,9 +100,8 @@ class SparseTensor:
             draws, density = self._draws
             return draws.keep(start, stop, density)
         if self.codec == "bitmask":
-            first, last = start // 8, -(-stop // 8)
-            raw = self._read(self.name + BITMASK, first, last, np.dtype("u1"))
-            return unpack(raw, start - first * 8, stop - start)
+            raw, skip = self._bits(start, stop)
+            return unpack(raw, skip, stop - start)
         table = self._before
         assert table is not None
         indices = self._indices(int(table[start // CHUNK]), int(table[-(-stop // CHUNK)]))
@@ -105,11 +109,31 @@ class SparseTensor:
         kept[indices[(indices >= start) & (indices < stop)] - start] = True
         return kept
 
+    def _bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Return the bytes of a bitmask that hold entries start..stop, and the bits before them."""
+        import numpy as np
+
+        first = start // 8
+        return self._read(self.name + BITMASK, first, -(-stop // 8), np.dtype("u1")), start % 8
+
     def _values_before(self, start: int) -> int:
         table = self._table()
+        if start == self.info.numel:
+            return self.count
         chunk = start // CHUNK
-        inside = self._kept(chunk * CHUNK, start).sum() if start % CHUNK else 0
-        return int(table[chunk]) + int(inside)
+        inside = self._count_kept(chunk * CHUNK, start) if start % CHUNK else 0
+        return int(table[chunk]) + inside
+
+    def _count_kept(self, start: int, stop: int) -> int:
+        """Return how many of entries start.., a multiple of CHUNK, to stop hold a value."""
+        import numpy as np
+
+        if self.codec != "bitmask":
+            return int(np.count_nonzero(self._kept(start, stop)))
+        raw, _ = self._bits(start, stop)
+        if stop % 8:
+            raw[-1] &= (1 << stop % 8) - 1
+        return int(np.bitwise_count(raw).sum(dtype=np.int64))
 
     def _table(self) -> np.ndarray:
         """Return how many values lie before entry 0, CHUNK, 2 CHUNK, ... and at the end."""
@@ -126,7 +150,7 @@ class SparseTensor:
         if self.codec == "indices":
             table = self._count_indices(np.append(np.arange(0, numel, CHUNK), numel))
         else:
-            counts = [int(self._kept(at, min(at + CHUNK, numel)).sum()) for at in starts]
+            counts = [self._count_kept(at, min(at + CHUNK, numel)) for at in starts]
             table = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         if table[-1] != self.count or (self.codec == "bitmask" and self._stray_bits()):
             raise self._bad(f"{self.count} values stand for {int(table[-1])} kept entries")

@@ -44,4 +44,4 @@ class Random(Masking):
 
     def apply(self, stack: Stack) -> Tensor:
         density = 1 / len(stack.deltas) if self.density == "auto" else self.density
-        return drop(stack, density, self.rescale)
+        return drop(stack, density, self.rescale).tensor

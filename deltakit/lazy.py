@@ -1,0 +1,141 @@
+"""Deltas that are not computed until a formula asks for them.
+
+A block of k experts lies in memory as it is stored, mostly in 16 bits. The kernels take the
+difference to the base, trim and drop while they add up, a thousand entries at a time, so that no
+float32 copy of the stack is written and read again. Torch computes the copy and goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from deltakit import kernels
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from deltakit.trim import Cut
+
+
+@dataclass(frozen=True, eq=False)
+class LazyDelta:
+    """One expert's delta of a flat slice: stored - base, then trimmed, then dropped.
+
+    >>> import torch
+    >>> stored = torch.tensor([1.5, 2.0], dtype=torch.bfloat16)
+    >>> out = torch.empty(2)
+    >>> LazyDelta(stored, torch.ones(2)).into(out)
+    >>> out
+    tensor([0.5000, 1.0000])
+
+    stored, base (n,) any float dtype; without a base `stored` is the delta itself. Computed in
+    float32, or float64 where the base is.
+    """
+
+    stored: Tensor
+    base: Tensor | None = None
+    threshold: float | None = None  # magnitudes up to it become 0, ...
+    ties: int = 0  # ... but for those level with it among the first so many
+    kept: Tensor | None = None  # bool (n,): the others are multiplied by 0
+    divisor: float = 1.0  # of those kept
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype it is computed in."""
+        import torch
+
+        widest = self.stored if self.base is None else self.base
+        return torch.float64 if widest.dtype is torch.float64 else torch.float32
+
+    def numel(self) -> int:
+        return self.stored.numel()
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The delta itself, flat; not to be modified."""
+        out = self.stored.new_empty(self.stored.shape, dtype=self.dtype)
+        self.into(out)
+        return out
+
+    def into(self, out: Tensor) -> None:
+        """Write the delta to flat `out`, of its dtype."""
+        if kernels.load(self, out):
+            return
+        out.copy_(self.stored)
+        if self.base is not None:
+            out.sub_(self.base if self.base.dtype == out.dtype else self.base.to(out.dtype))
+        if self.threshold is not None:
+            _shrink(out, self.threshold, self.ties)
+        if self.kept is not None:
+            out.mul_(self.kept.to(out.dtype))  # torch multiplies by a bool ten times as slowly
+            if self.divisor != 1.0:
+                out.div_(self.divisor)
+
+
+def _shrink(flat: Tensor, threshold: float, ties: int) -> None:
+    import torch
+
+    limit = torch.tensor(threshold, dtype=flat.dtype)
+    below = float(limit.nextafter(torch.full_like(limit, -1.0)))
+    for part, most in ((flat[:ties], below), (flat[ties:], threshold)):
+        torch.hardshrink(part, most, out=part)
+
+
+class LazyDeltas:
+    """k such deltas of one slice, each of `shape`, to be computed in `dtype`."""
+
+    def __init__(self, each: Sequence[LazyDelta], shape: Sequence[int], dtype: torch.dtype) -> None:
+        self.each, self.shape, self.dtype = tuple(each), tuple(shape), dtype
+
+    @classmethod
+    def of(cls, deltas: Tensor) -> LazyDeltas:
+        """Return deltas that are computed already, (k, *shape), in this form."""
+        each = [LazyDelta(delta.reshape(-1)) for delta in deltas]
+        lazy = cls(each, deltas.shape[1:], deltas.dtype)
+        lazy.__dict__["tensor"] = deltas
+        return lazy
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def empty(self) -> Tensor:
+        """Return a new tensor of one delta's shape."""
+        import torch
+
+        return torch.empty(self.shape, dtype=self.dtype, device=self.each[0].stored.device)
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The deltas themselves, (k, *shape); not to be modified."""
+        import torch
+
+        device = self.each[0].stored.device
+        deltas = torch.empty((len(self), *self.shape), dtype=self.dtype, device=device)
+        for delta, out in zip(self.each, deltas, strict=True):
+            delta.into(out.view(-1))
+        return deltas
+
+    def trimmed(self, cuts: Sequence[Cut], start: int) -> LazyDeltas:
+        """Return the deltas with what each cut cuts set to 0; the slice begins at index `start`."""
+        each = []
+        for delta, cut in zip(self.each, cuts, strict=True):
+            ties = min(delta.stored.numel(), max(0, cut.last + 1 - start))
+            each.append(replace(delta, threshold=cut.threshold, ties=ties))
+        return LazyDeltas(each, self.shape, self.dtype)
+
+    def dropped(self, kept: Sequence[Tensor], divisor: float) -> LazyDeltas:
+        """Return the deltas with what is not kept set to 0, over the divisor."""
+        each = [
+            replace(delta, kept=mask, divisor=divisor)
+            for delta, mask in zip(self.each, kept, strict=True)
+        ]
+        return LazyDeltas(each, self.shape, self.dtype)
+
+    def squares(self) -> list[float]:
+        """Return the sum of squares of each delta."""
+        found = kernels.squares(self)
+        return found or [float(flat.dot(flat)) for flat in self.tensor.flatten(1)]
