@@ -107,6 +107,7 @@ def test_an_installed_package_may_offer_a_strategy(
         ("klf --weights auto:metagpt", "takes no weights"),
         ("average --lines 1", "expected two numbers"),
         ("average --mask importance:by=map", "needs an importance map"),
+        ("regmean", "deltakit importance ft-trec --kind gram --model PATH --data FILE"),
         ("slerp --set t=2", "t is outside [0, 1]"),
     ],
 )

@@ -78,8 +78,13 @@ def open_maps(strategy: Method, experts: Sequence[Expert]) -> list[ImportanceMap
     if without:
         raise BadValue(
             f"the strategy needs an importance map of every task; none for {some(without)}",
-            remedy="capture one in training (KlfImportance), or: deltakit importance"
-            f" {without[0]}; for models given by path add --importance FILE once a task",
+            remedy=(
+                f"deltakit importance {without[0]} --kind gram --model PATH --data FILE"
+                if strategy.statistic == "gram"
+                else "capture one in training (KlfImportance), or:"
+                f" deltakit importance {without[0]}"
+            )
+            + "; for models given by path add --importance FILE once a task",
         )
     maps = [ImportanceMap.open(expert.importance) for expert in experts if expert.importance]
     for expert, found in zip(experts, maps, strict=True):
