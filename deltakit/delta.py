@@ -157,8 +157,9 @@ class Delta(DeltaSource):
             self.tensors[name].add_to(out, start)
         return LazyDelta(out)
 
-    def check_unchanged(self) -> None:
-        self.file.check_unchanged()
+    @property
+    def files(self) -> list[SafetensorsFile]:
+        return [self.file]
 
     def close(self) -> None:
         self.file.close()

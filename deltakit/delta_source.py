@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.errors import DtypeMismatch, NamesDiffer, ShapeMismatch, nearest, some
@@ -14,6 +14,8 @@ from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from deltakit.tensors.reader import SafetensorsFile
 
 
 class DeltaSource(ABC):
@@ -49,8 +51,15 @@ class DeltaSource(ABC):
         self.block_into(out, name, start, base.tensor)
         return LazyDelta(out)
 
+    @property
+    def files(self) -> Sequence[SafetensorsFile]:
+        """The files behind this source."""
+        return ()
+
     def check_unchanged(self) -> None:
         """Raise InputChanged when a file behind this source was changed since it was opened."""
+        for file in self.files:
+            file.check_unchanged()
 
 
 def is_merged(info: TensorInfo) -> bool:
@@ -102,8 +111,9 @@ class ModelDelta(DeltaSource):
     def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
         return LazyDelta(self.tuned.block(name, start, start + base.numel(), raw), base.stored)
 
-    def check_unchanged(self) -> None:
-        self.tuned.check_unchanged()
+    @property
+    def files(self) -> Sequence[SafetensorsFile]:
+        return self.tuned.files
 
 
 def differing_integers(base: TensorSource, tuned: TensorSource) -> list[str]:

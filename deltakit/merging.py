@@ -94,6 +94,7 @@ def merge(
     out: str | Path,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     allow_nonfinite: bool = False,
     **options: Any,
 ) -> Report:
@@ -112,7 +113,7 @@ def merge(
     memory. Raises DeltakitError before anything is written, or leaves nothing behind.
     """
     plan = plan_merge(tasks, strategy, **options)
-    return execute(plan, out, overwrite=overwrite, allow_nonfinite=allow_nonfinite)
+    return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)
 
 
 def _weighting(text: str) -> Piece:

@@ -81,6 +81,10 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier merge in --out.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep finished files if interrupted, and go on from them."),
+    ] = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")
     ] = False,
@@ -153,6 +157,7 @@ def command(
             plan,
             out,
             overwrite=overwrite,
+            resume=resume,
             allow_nonfinite=allow_nonfinite,
             progress=meter.advance,
         )
@@ -254,5 +259,7 @@ def show_report(plan: Plan, report: Report) -> None:
     )
     rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
     table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")
+    if report.resumed:
+        note(f"note: {report.resumed} files were finished before, and not made again")
     for text in report.notes:
         note(f"note: {text}")

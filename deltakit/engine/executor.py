@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deltakit.engine.folder import check_target, write_sidecars
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Report, Tally
+from deltakit.engine.resume import Interrupted, key
 from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.engine.units import units
 from deltakit.engine.worker import Worker
@@ -24,6 +26,7 @@ def execute(
     out: str | Path,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
     files: Files = LOCAL,
@@ -35,6 +38,10 @@ def execute(
     existing folder (unless `overwrite`), NonFinite naming the tensor for NaN or infinity in the
     result (unless `allow_nonfinite`), InputChanged for an input that something wrote to, and
     BadValue when nothing was applied.
+
+    With `resume`, shards that were complete when a merge of the same recipe and the same inputs
+    into the same folder was interrupted (Ctrl-C, a full disk, a crash) are not made again, and are
+    kept for the next time should this one be; the bytes are the same.
     """
     import torch  # noqa: F401  takes seconds the first time: not part of the merge
 
@@ -42,14 +49,22 @@ def execute(
     check_target(plan, out, overwrite, files)
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
-    with new_folder(out, replace=overwrite, files=files) as folder:
-        with Output(folder, plan.shards, files, progress) as output, one_torch_thread():
+    keep = key(plan) if resume else None
+    with new_folder(out, replace=overwrite, keep=keep, files=files) as folder:
+        before = Interrupted(folder, files) if resume else None
+        done = before.finished(plan, tally) if before else []
+        shards = [shard for shard in plan.shards if shard not in done]
+        complete = partial(before.finish, tally=tally) if before else None
+        with Output(folder, shards, files, progress, complete) as output, one_torch_thread():
             worker = Worker(plan, output, tally, allow_nonfinite)
-            run_all(worker.do, units(plan), plan.threads)
+            run_all(worker.do, units(plan, shards), plan.threads)
         plan.base.check_unchanged()
         for expert in plan.experts:
             expert.source.check_unchanged()
         report = tally.report(plan, out)
+        report.resumed = len(done)
+        if before:
+            before.clear(plan)
         write_sidecars(plan, folder, files)
     report.seconds = time.perf_counter() - began
     return report

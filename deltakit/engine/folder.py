@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from deltakit.delta import Delta
-from deltakit.delta_source import ModelDelta
 from deltakit.engine.card import model_card
 from deltakit.engine.plan import Plan
 from deltakit.errors import AlreadyThere, BadValue
-from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.files import Files, read_whole
 from deltakit.tensors.index import INDEX_NAME, index_bytes
@@ -51,13 +48,9 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
 
 def _input_paths(plan: Plan) -> list[Path]:
     paths = [plan.base.path]
-    paths += [expert.importance for expert in plan.experts if expert.importance is not None]
     for expert in plan.experts:
-        source = expert.source
-        if isinstance(source, Delta):
-            paths.append(source.file.path)
-        elif isinstance(source, ModelDelta) and isinstance(source.tuned, Checkpoint):
-            paths.append(source.tuned.path)
+        paths += [file.path for file in expert.source.files]
+        paths += [expert.importance] if expert.importance is not None else []
     return paths
 
 

@@ -18,6 +18,8 @@ _THREADS = 2  # one disk takes no more at once; they wait, and use no processor
 class Output:
     """Writes tensors into shards while the caller goes on.
 
+    `progress` is told of every write, `complete` of a shard before it gets its name.
+
     Leaving the `with` block waits for all that was handed in; by an exception it discards the
     files not yet complete.
     """
@@ -28,8 +30,10 @@ class Output:
         shards: Sequence[Shard],
         files: Files,
         progress: Callable[[str, int], None] | None = None,
+        complete: Callable[[Shard], None] | None = None,
     ) -> None:
-        self._folder, self._files, self._progress = folder, files, progress
+        self._folder, self._files = folder, files
+        self._progress, self._complete = progress, complete
         self._home = {name: shard for shard in shards for name in shard.infos}
         # A shard of empty tensors only is complete when each was handed in once.
         self._missing = {shard.file_name: len(shard.infos) for shard in shards}
@@ -62,7 +66,9 @@ class Output:
         self._writer(shard).write(name, start, data)
         if self._progress:
             self._progress(name, len(data))
-        if self._complete(shard, name, len(data)):
+        if self._is_complete(shard, name, len(data)):
+            if self._complete:
+                self._complete(shard)
             self._open.pop(shard.file_name).__exit__(None, None, None)
 
     def _writer(self, shard: Shard) -> SafetensorsWriter:
@@ -74,7 +80,7 @@ class Output:
                 self._open[shard.file_name] = writer.__enter__()
             return self._open[shard.file_name]
 
-    def _complete(self, shard: Shard, name: str, count: int) -> bool:
+    def _is_complete(self, shard: Shard, name: str, count: int) -> bool:
         with self._lock:
             self._left[name] -= count
             if self._left[name] == 0:

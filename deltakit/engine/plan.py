@@ -34,8 +34,8 @@ from deltakit.trim import MOST_HELD
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Bytes read and written a second and thread, order of magnitude (benchmarks/merge_cost.py).
-_RATES = {"nothing": 0.4e9, "tensor": 0.07e9, "model": 0.05e9}
+# Bytes read and written a second and thread, order of magnitude (benchmarks/merge_speed.py).
+_RATES = {"nothing": 0.8e9, "tensor": 0.3e9, "model": 0.25e9}
 _SVD_WORK, _SVD_RATE = 25, 2e10  # operations of a thin SVD for each m n min(m, n), and a second
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from deltakit.engine.plan import Plan
+from deltakit.engine.shards import Shard
 from deltakit.tensors.writer import layout
 
 
@@ -27,13 +28,13 @@ class Look:
     expert: int
 
 
-def units(plan: Plan) -> Iterator[Unit | Look]:
-    """Yield every unit of a plan, shard after shard, in file order.
+def units(plan: Plan, shards: Sequence[Shard]) -> Iterator[Unit | Look]:
+    """Yield every unit of some shards of a plan, shard after shard, in file order.
 
     Looks come one parameter ahead of the units that need them, so that a thread that finds the
     last look of a parameter still going on has the next parameter's to do, and need not wait.
     """
-    tensors = [(name, info) for shard in plan.shards for name, info in layout(shard.infos)]
+    tensors = [(name, info) for shard in shards for name, info in layout(shard.infos)]
     looks = [list(_looks(plan, name)) for name, _ in tensors]
     if plan.strategy.looks == "model":
         yield from (Look(None, expert) for expert in range(len(plan.experts)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import DeltaSource
@@ -17,6 +17,8 @@ from deltakit.tensors.source import TensorSource
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from deltakit.tensors.reader import SafetensorsFile
 
 Adding = Callable[["Tensor", int, "Tensor"], None]  # out, start, base: adds a block of the delta
 
@@ -55,6 +57,10 @@ class AdapterDelta(DeltaSource):
         out.zero_()
         if self.changes(name):
             self._adding(name, out.dtype)(out, start, base)
+
+    @property
+    def files(self) -> Sequence[SafetensorsFile]:
+        return self.adapter.source.files
 
     def check_unchanged(self) -> None:
         self.adapter.check_unchanged()

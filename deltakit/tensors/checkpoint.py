@@ -111,9 +111,9 @@ class Checkpoint(TensorSource):
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         self._home[name].read(name, start, buffer)
 
-    def check_unchanged(self) -> None:
-        for shard in self.shards:
-            shard.check_unchanged()
+    @property
+    def files(self) -> list[SafetensorsFile]:
+        return self.shards
 
     def config(self) -> dict[str, Any]:
         """Return config.json, or an empty dict where a single file has none beside it."""

@@ -15,10 +15,13 @@ PAGE = 4096  # what direct writes are aligned to, in the file and in memory
 _LEAST_DIRECT = 1 << 16  # bytes; less is not worth a trip to the disk of its own
 
 
-def temporary_name(path: Path) -> Path:
-    """Return an unused hidden name beside `path`; `is_temporary` knows it again."""
+def temporary_name(path: Path, digits: str | None = None) -> Path:
+    """Return a hidden name beside `path`, unused unless its 16 digits are given.
+
+    `is_temporary` knows it again.
+    """
     # 40 letters of up to 4 bytes and the rest stay below the 255 bytes a name may have.
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name[:40]}.{digits or secrets.token_hex(8)}.tmp")
 
 
 def is_temporary(path: Path) -> bool:

@@ -26,8 +26,13 @@ def _check_free(path: Path, replace: bool, files: Files) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> Iterator[Path]:
+def new_folder(
+    path: Path, *, replace: bool = False, keep: str | None = None, files: Files = LOCAL
+) -> Iterator[Path]:
     """Give a temporary sibling of `path` to fill, and rename it to `path` when the block ends well.
+
+    `keep`, 16 hexadecimal digits, names that sibling. It is then left as it is when the block is
+    interrupted or the disk fails (KeyboardInterrupt, OSError), and given again the next time.
 
     Raises AlreadyThere when `path` exists and `replace` is False, BadValue when it is no folder.
     With `replace`, the old folder is moved aside before the rename and deleted after it, so a
@@ -36,7 +41,7 @@ def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> It
     path = Path(os.path.abspath(path))  # "." has no name to put a temporary one beside
     _check_free(path, replace, files)
     files.make_folder(path.parent)
-    temporary, old = temporary_name(path), temporary_name(path)
+    temporary, old = temporary_name(path, keep), temporary_name(path)
     try:
         files.make_folder(temporary)
         yield temporary
@@ -46,11 +51,12 @@ def new_folder(path: Path, *, replace: bool = False, files: Files = LOCAL) -> It
             files.rename(path, old)
         files.rename(temporary, path)
         files.sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         if files.exists(old) and not files.exists(path):
             files.rename(old, path)
-        with contextlib.suppress(OSError):
-            files.delete_folder(temporary)
+        if keep is None or not isinstance(error, (KeyboardInterrupt, OSError)):
+            with contextlib.suppress(OSError):
+                files.delete_folder(temporary)
         raise
     finally:
         if files.exists(old) and files.exists(path):

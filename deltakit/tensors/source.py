@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadFile, UnknownName, nearest
@@ -13,6 +13,8 @@ from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from deltakit.tensors.reader import SafetensorsFile
 
 
 class TensorSource(Mapping[str, "Tensor"]):
@@ -38,8 +40,15 @@ class TensorSource(Mapping[str, "Tensor"]):
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its byte `start`."""
 
+    @property
+    def files(self) -> Sequence[SafetensorsFile]:
+        """The files behind this source."""
+        return ()
+
     def check_unchanged(self) -> None:
         """Raise InputChanged when a file behind this source was changed since it was opened."""
+        for file in self.files:
+            file.check_unchanged()
 
     def __len__(self) -> int:
         return len(self.infos)

@@ -1,0 +1,112 @@
+"""An interrupted merge goes on from its finished files, and gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deltakit.engine import Report, execute
+from deltakit.errors import BadFile, NonFinite
+from tests.engine.merging import plan, write_models
+from tests.failing import FailingFiles
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    write_models(tmp_path, shards=2)
+    return tmp_path
+
+
+def small(folder: Path, **recipe: object):  # type: ignore[no-untyped-def]
+    return plan(folder, "ties", max_shard_size=100, **recipe)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def hidden(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".out.*.tmp"))
+
+
+def numbers(report: Report) -> tuple[object, ...]:
+    return (report.changed, report.copied, report.merged_norm, report.task_norms, report.notes)
+
+
+class Stopping:
+    """Interrupts a merge, as Ctrl-C does, after so many writes."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def __call__(self, name: str, count: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("writes", [1, 3, 5, 6])
+def test_an_interrupted_merge_resumes_to_the_same_bytes_and_report(
+    models: Path, writes: int
+) -> None:
+    whole = execute(small(models), models / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        execute(small(models), models / "out", resume=True, progress=Stopping(writes))
+    assert not (models / "out").exists()
+    assert len(hidden(models)) == 1
+    finished = len(list(hidden(models)[0].glob("*.safetensors")))
+    report = execute(small(models), models / "out", resume=True)
+    assert report.resumed == finished
+    assert contents(models / "out") == contents(models / "whole")
+    assert numbers(report) == numbers(whole)
+    assert not hidden(models)
+
+
+def test_a_failure_at_any_call_resumes_to_the_same_bytes(models: Path) -> None:
+    execute(small(models), models / "whole")
+    clean = FailingFiles()
+    execute(small(models), models / "clean", resume=True, files=clean)
+    resumed = 0
+    for call in range(1, len(clean.calls) + 1, 7):
+        out = models / f"out{call}"
+        try:
+            execute(small(models), out, resume=True, files=FailingFiles(call))
+        except OSError:
+            if not out.exists():  # else only what comes after the rename failed
+                resumed += execute(small(models), out, resume=True).resumed
+        assert contents(out) == contents(models / "whole")
+    assert resumed > 0
+
+
+def test_finished_files_of_another_recipe_or_input_are_not_taken(models: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        execute(small(models), models / "out", resume=True, progress=Stopping(6))
+    other = execute(small(models, scale=0.5), models / "out", resume=True)
+    assert other.resumed == 0
+    weights = next((models / "b").glob("*.safetensors"))
+    os.utime(weights, ns=(0, 0))  # as if they had been written anew
+    assert execute(small(models), models / "out", resume=True, overwrite=True).resumed == 0
+
+
+def test_without_resume_an_interrupted_merge_leaves_nothing(models: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        execute(small(models), models / "out", progress=Stopping(5))
+    assert not hidden(models)
+
+
+def test_bad_input_leaves_nothing_even_with_resume(models: Path) -> None:
+    with pytest.raises(NonFinite):
+        execute(small(models, scale=1e38), models / "out", resume=True)
+    assert not hidden(models)
+
+
+def test_damaged_counts_are_told(models: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        execute(small(models), models / "out", resume=True, progress=Stopping(6))
+    counts = sorted(hidden(models)[0].glob("*.counts.json"))
+    assert counts
+    counts[0].write_text("{")
+    with pytest.raises(BadFile, match="what an interrupted merge left is damaged"):
+        execute(small(models), models / "out", resume=True)
