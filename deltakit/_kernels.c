@@ -26,7 +26,7 @@
 #endif
 
 enum { F32, BF16, F16 };
-enum { CHUNK = 1024 }; /* floats that stay in the first cache while rows are added up */
+enum { CHUNK = 64 }; /* floats that stay in registers while rows are added up */
 
 INLINE float as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 INLINE uint32_t as_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
@@ -128,55 +128,64 @@ INLINE void load(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *res
     }
 }
 
-#define CHUNKS(n)                                                                                  \
-    for (Py_ssize_t at = 0, count; count = (n) - at < CHUNK ? (n) - at : CHUNK, at < (n); at += CHUNK)
+/* whole chunks, whose loops have a length the compiler knows, and what is left */
+#define CHUNKS(n, ...)                                                                             \
+    do {                                                                                           \
+        Py_ssize_t at = 0;                                                                         \
+        for (; at + CHUNK <= (n); at += CHUNK) { enum { count = CHUNK }; __VA_ARGS__ }             \
+        if (at < (n)) { const Py_ssize_t count = (n) - at; __VA_ARGS__ }                           \
+    } while (0)
 
 WIDE static void load_all(const Delta *delta, Py_ssize_t n, float *out)
 {
-    CHUNKS(n) load(delta, at, count, out + at);
+    CHUNKS(n, load(delta, at, count, out + at););
 }
 
 /* total = w_0 d_0; total += w_i d_i */
 INLINE void add_up(const Delta *deltas, Py_ssize_t k, const float *weights, Py_ssize_t at,
                           Py_ssize_t count, float *restrict total)
 {
-    float x[CHUNK];
-    for (Py_ssize_t r = 0; r < k; r++) {
+    float x[CHUNK], sum[CHUNK];
+    load(deltas, at, count, x);
+    for (Py_ssize_t i = 0; i < count; i++) sum[i] = x[i] * weights[0];
+    for (Py_ssize_t r = 1; r < k; r++) {
         float w = weights[r];
         load(deltas + r, at, count, x);
-        if (r == 0) for (Py_ssize_t i = 0; i < count; i++) total[i] = x[i] * w;
-        else for (Py_ssize_t i = 0; i < count; i++) total[i] += x[i] * w;
+        for (Py_ssize_t i = 0; i < count; i++) sum[i] += x[i] * w;
     }
+    for (Py_ssize_t i = 0; i < count; i++) total[i] = sum[i];
 }
 
 WIDE static void weighted_sum(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const float *weights,
                               float *out)
 {
-    CHUNKS(n) add_up(deltas, k, weights, at, count, out + at);
+    CHUNKS(n, add_up(deltas, k, weights, at, count, out + at););
 }
 
 WIDE static void elect_sign(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const float *weights,
                             float *out)
 {
-    CHUNKS(n) {
-        float *total = out + at;
+    CHUNKS(n, {
+        float total[CHUNK];
         add_up(deltas, k, weights, at, count, total);
         for (Py_ssize_t i = 0; i < count; i++)
-            total[i] = (float)((total[i] > 0.0f) - (total[i] < 0.0f));
-    }
+            out[at + i] = (float)((total[i] > 0.0f) - (total[i] < 0.0f));
+    });
 }
 
 /* sum of w_i d_i over those with the elected sign; divided by the sum of their divisors if given */
 WIDE static void disjoint(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const float *elected,
                           const float *weights, const float *divisors, float *out)
 {
-    float x[CHUNK], mass[CHUNK];
-    CHUNKS(n) {
+    CHUNKS(n, {
+        float x[CHUNK];
+        float total[CHUNK];
+        float mass[CHUNK];
         const float *sign = elected + at;
-        float *restrict total = out + at;
         for (Py_ssize_t i = 0; i < count; i++) total[i] = mass[i] = 0.0f;
         for (Py_ssize_t r = 0; r < k; r++) {
-            float w = weights[r], v = divisors ? divisors[r] : 0.0f;
+            float w = weights[r];
+            float v = divisors ? divisors[r] : 0.0f;
             load(deltas + r, at, count, x);
             for (Py_ssize_t i = 0; i < count; i++) {
                 float agrees = x[i] * sign[i] > 0.0f ? 1.0f : 0.0f;
@@ -187,22 +196,25 @@ WIDE static void disjoint(const Delta *deltas, Py_ssize_t k, Py_ssize_t n, const
         if (divisors)
             for (Py_ssize_t i = 0; i < count; i++)
                 total[i] /= mass[i] < 0x1p-126f ? 0x1p-126f : mass[i];
-    }
+        for (Py_ssize_t i = 0; i < count; i++) out[at + i] = total[i];
+    });
 }
 
 WIDE static double squares(const Delta *delta, Py_ssize_t n)
 {
-    enum { LANES = 128 };
-    float x[CHUNK];
+    enum { OFTEN = 1 << 12 }; /* entries added in float32 before they are added in float64 */
+    float lanes[CHUNK] = {0};
     double sum = 0.0;
-    CHUNKS(n) {
-        float lanes[LANES] = {0};
+    CHUNKS(n, {
+        float x[CHUNK];
         load(delta, at, count, x);
-        for (Py_ssize_t i = count; i < CHUNK; i++) x[i] = 0.0f;
-        for (Py_ssize_t i = 0; i < CHUNK; i += LANES)
-            for (int j = 0; j < LANES; j++) lanes[j] += x[i + j] * x[i + j];
-        for (int j = 0; j < LANES; j++) sum += lanes[j];
-    }
+        for (Py_ssize_t i = 0; i < count; i++) lanes[i] += x[i] * x[i];
+        if ((at + CHUNK) % OFTEN == 0 || at + CHUNK >= n)
+            for (int i = 0; i < CHUNK; i++) {
+                sum += lanes[i];
+                lanes[i] = 0.0f;
+            }
+    });
     return sum;
 }
 
@@ -232,18 +244,16 @@ WIDE static void bracket(const Delta *delta, Py_ssize_t n, int32_t low, int32_t 
 {
     uint32_t width = (uint32_t)high - (uint32_t)low;
     Py_ssize_t found = 0;
-    float x[CHUNK];
-    CHUNKS(n) {
-        uint8_t between[CHUNK];
+    CHUNKS(n, {
+        float x[CHUNK];
+        uint8_t between[CHUNK] = {0};
         int32_t greater = 0;
         load(delta, at, count, x);
-        for (Py_ssize_t i = count; i < CHUNK; i++) x[i] = 0.0f;
-        for (Py_ssize_t i = 0; i < CHUNK; i++) {
+        for (Py_ssize_t i = 0; i < count; i++) {
             uint32_t bits = as_bits(x[i]) & 0x7fffffff;
             greater += (int32_t)bits > high;
             between[i] = bits - (uint32_t)low <= width;
         }
-        memset(between + count, 0, (size_t)(CHUNK - count));
         *above += greater;
         for (Py_ssize_t word = 0; word < count; word += 8) { /* most groups of eight hold none */
             uint64_t any;
@@ -254,7 +264,7 @@ WIDE static void bracket(const Delta *delta, Py_ssize_t n, int32_t low, int32_t 
                 places[found++] = (int32_t)(at + i);
             }
         }
-    }
+    });
     *inside = found;
 }
 
@@ -262,9 +272,9 @@ WIDE static void bracket(const Delta *delta, Py_ssize_t n, int32_t low, int32_t 
 WIDE static int add_and_round(const void *base, int base_dtype, const float *merged, Py_ssize_t n,
                               int dtype, void *out)
 {
-    float x[CHUNK];
     uint32_t bad = 0;
-    CHUNKS(n) {
+    CHUNKS(n, {
+        float x[CHUNK];
         const float *delta = merged + at;
         uint16_t *half = (uint16_t *)out + at;
         widen(base, base_dtype, at, count, x);
@@ -283,7 +293,7 @@ WIDE static int add_and_round(const void *base, int base_dtype, const float *mer
                 bad |= (half[i] & 0x7c00) == 0x7c00;
             }
         else memcpy((float *)out + at, x, (size_t)count * 4);
-    }
+    });
     return !bad;
 }
 
