@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,20 +15,12 @@ from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
 from deltakit.tensors.codec import scatter
 from deltakit.trim import find_cut
+from tests.kernels import without_kernels
 
 needs_kernels = pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
 
 ODD = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 3e38, -3e38, float("inf"), -float("inf"), float("nan"), 1.0]
 STORED = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@contextmanager
-def without_kernels() -> Iterator[None]:
-    compiled, kernels.compiled = kernels.compiled, None
-    try:
-        yield
-    finally:
-        kernels.compiled = compiled
 
 
 def both(compute: Callable[[], Tensor]) -> None:

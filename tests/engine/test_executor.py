@@ -14,6 +14,7 @@ from deltakit.engine import Limits, execute
 from deltakit.errors import BadValue, InputChanged, NonFinite
 from deltakit.rng import Draws
 from tests.engine.merging import TASKS, merged, plan, tune, weights, write_models
+from tests.kernels import without_kernels
 from tests.models import some_tensors, write_model
 
 DATA_FREE = [name for name in strategies.names() if not strategies.find(name).needs_importance]
@@ -83,7 +84,9 @@ def test_the_scale_multiplies_the_merged_delta_once(models):
 
 
 @pytest.mark.parametrize("strategy", DATA_FREE)
-def test_the_same_bytes_for_any_threads_block_size_and_shards(strategy, models, tmp_path):
+def test_the_same_bytes_for_any_threads_block_size_and_shards_and_without_kernels(
+    strategy, models, tmp_path
+):
     most = strategies.find(strategy).most
     big = {"w": torch.randn(700, 500, generator=torch.Generator().manual_seed(5)), **some_tensors()}
     write_models(tmp_path / "one", tensors=big)
@@ -99,6 +102,9 @@ def test_the_same_bytes_for_any_threads_block_size_and_shards(strategy, models, 
             (tmp_path / "many", 2, 100_000),
         ]
     }
+    with without_kernels():
+        out = merged(tmp_path / "many", strategy, Limits(2, 50_000), tasks=TASKS[:most])
+    outputs.add((out / "model.safetensors").read_bytes())
     assert len(outputs) == 1
 
 
