@@ -54,7 +54,7 @@ INLINE uint16_t to_bf16(float f)
 INLINE float from_f16(uint16_t h)
 {
     uint32_t magnitude = (uint32_t)(h & 0x7fff);
-    /* exponents moved by 112, by a product that also makes infinity and NaN of the largest */
+    /* exponents moved up by 112, and that of infinity and NaN to the largest */
     float normal = as_float((magnitude << 13) + (magnitude >= 0x7c00 ? 0x70000000u : 0x38000000u));
     float subnormal = as_float(magnitude | 0x4b000000u) - 8388608.0f; /* 2^23: an exact integer */
     float positive = magnitude < 0x400 ? subnormal * 0x1p-24f : normal;
