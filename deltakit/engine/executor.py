@@ -49,7 +49,7 @@ def execute(
     check_target(plan, out, overwrite, files)
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
-    keep = key(plan) if resume else None
+    keep = key(plan, allow_nonfinite) if resume else None
     with new_folder(out, replace=overwrite, keep=keep, files=files) as folder:
         before = Interrupted(folder, files) if resume else None
         done = before.finished(plan, tally) if before else []

@@ -16,10 +16,11 @@ from deltakit.tensors.new_file import write_whole
 _COUNTS = ".counts.json"
 
 
-def key(plan: Plan) -> str:
+def key(plan: Plan, allow_nonfinite: bool) -> str:
     """Return 16 digits that stand for a merge: its recipe, its inputs as they are, its shards.
 
-    Threads, block size and memory are not in it: they change no byte.
+    Threads, block size and memory are not in it: they change no byte. Whether NaN may pass is: a
+    file that was let through is not to be taken by a merge that would refuse it.
     """
     from blake3 import blake3
 
@@ -30,6 +31,7 @@ def key(plan: Plan) -> str:
         [[str(file.path), *file.state] for file in opened],
         [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in maps],
         [shard.file_name for shard in plan.shards],
+        allow_nonfinite,
     ]
     return blake3(msgspec.json.encode(told)).hexdigest()[:16]
 

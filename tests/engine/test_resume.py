@@ -102,6 +102,19 @@ def test_bad_input_leaves_nothing_even_with_resume(models: Path) -> None:
     assert not hidden(models)
 
 
+def test_what_was_let_through_is_not_taken_by_a_merge_that_would_refuse_it(models: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        execute(
+            small(models, scale=1e38),
+            models / "out",
+            resume=True,
+            allow_nonfinite=True,
+            progress=Stopping(6),
+        )
+    with pytest.raises(NonFinite):
+        execute(small(models, scale=1e38), models / "out", resume=True)
+
+
 def test_damaged_counts_are_told(models: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         execute(small(models), models / "out", resume=True, progress=Stopping(6))
