@@ -43,7 +43,7 @@ def command(
     """
     from deltakit.engine import execute
     from deltakit.merging import plan_merge
-    from deltakit_cli.verbs.merge import show_report as show_merged
+    from deltakit_cli.plans import show_report as show_merged
 
     plan = plan_merge(
         adapters,

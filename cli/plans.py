@@ -1,0 +1,84 @@
+"""A merge in text: the plan that --dry-run prints, and the report of what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deltakit_cli.output import note, say, seconds, size, table
+
+if TYPE_CHECKING:
+    from deltakit.engine import Plan, Report
+    from deltakit.recipe import Piece
+
+
+def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
+    """Return what --dry-run tells, as data."""
+    return {
+        "recipe": plan.recipe,
+        "out": out,
+        "files": [shard.file_name for shard in plan.shards],
+        "parameters_merged": len(plan.merged),
+        "tensors_copied": len(plan.base.infos) - len(plan.merged),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
+        "scratch_memory": plan.memory,
+        "threads": plan.threads,
+        "block": plan.block,
+        "looks_first_at": plan.strategy.looks,
+        "estimated_seconds": plan.seconds,
+        "notes": plan.notes,
+    }
+
+
+def show_plan(plan: Plan, out: Path) -> None:
+    """Print the plan for a reader."""
+    recipe = plan.recipe
+    say(f"plan: {recipe.strategy} of {len(recipe.tasks)} tasks onto {recipe.base}")
+    table(
+        ["task", "weight", "from"],
+        [[t.name, f"{t.weight:g}", t.path] for t in recipe.tasks],
+        align="lrl",
+    )
+    say()
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(recipe.settings.items()))
+    around = (("mask", recipe.mask), ("weights", recipe.weighting), ("lines", recipe.lines))
+    copied = len(plan.base.infos) - len(plan.merged)
+    looks = {"nothing": "", "tensor": "; reads each tensor first", "model": "; reads all first"}
+    rows = [
+        ["settings", settings or "none"],
+        *([[key, piece_text(piece)] for key, piece in around if piece is not None]),
+        ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.strategy.looks]}"],
+        ["reads", size(plan.bytes_in)],
+        ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
+        ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
+        ["time", f"about {seconds(plan.seconds)}"],
+    ]
+    for name, text in rows:
+        say(f"{name:9} {text}")
+    for text in plan.notes:
+        say(f"note      {text}")
+    say("nothing was written (--dry-run)")
+
+
+def piece_text(piece: Piece | tuple[float, float]) -> str:
+    """Return what stands around the strategy in one line."""
+    if isinstance(piece, tuple):
+        return "{:g} + {:g} depth".format(*piece)
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(piece.settings.items()))
+    return f"{piece.name} ({settings})" if settings else piece.name
+
+
+def show_report(plan: Plan, report: Report) -> None:
+    """Print what was done for a reader."""
+    say(
+        f"merged {len(report.task_norms)} tasks with {plan.recipe.strategy} into {report.out}:"
+        f" {size(report.bytes_out)}, {report.changed} tensors changed,"
+        f" {report.copied} as in the base, {seconds(report.seconds)}"
+    )
+    rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
+    table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")
+    if report.resumed:
+        note(f"note: {report.resumed} files were finished before, and not made again")
+    for text in report.notes:
+        note(f"note: {text}")

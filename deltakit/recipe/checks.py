@@ -1,0 +1,57 @@
+"""What a recipe is refused for: tasks, weights and numbers that mean nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from deltakit.errors import BadValue
+from deltakit.recipe.task import Task
+from deltakit.strategies import Method, Strategy
+from deltakit.tensors.dtypes import parse_dtype
+
+
+def check_tasks(strategy: Strategy, called: str, tasks: Sequence[Task]) -> None:
+    """Raise BadValue unless each task has its own name, and the strategy takes that many."""
+    if not tasks:
+        raise BadValue("a recipe without tasks", remedy="name at least one task or model")
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadValue(
+            f"two tasks are called {twice[0]!r}",
+            remedy=f"give each a name of its own: {twice[0]}-1=PATH {twice[0]}-2=PATH",
+        )
+    if strategy.most is not None and len(names) > strategy.most:
+        raise BadValue(
+            f"{called} merges at most {strategy.most} tasks",
+            got=f"{len(names)}: {', '.join(names)}",
+            remedy="name fewer, or choose another: deltakit strategies",
+        )
+    strategy.check_tasks(names)
+
+
+def check_weights(method: Method, called: str, weights: Sequence[float]) -> None:
+    """Raise BadValue for weights that the method has no use or no meaning for."""
+    if method.weighting is not None and any(weight != 1.0 for weight in weights):
+        raise BadValue("weights are given and are to be found", remedy="leave out one or the other")
+    if not method.strategy.weighted and any(weight != 1.0 for weight in weights):
+        raise BadValue(f"{called} takes no weights", remedy="drop --weights; see its settings")
+    for weight in weights:
+        check_finite(weight)
+    method.strategy.check_weights(weights)
+
+
+def check_finite(value: float) -> None:
+    if not math.isfinite(value):
+        raise BadValue("a weight or a scale is not a finite number", got=f"{value}")
+
+
+def check_output(seed: int, dtype: str | None, max_shard_size: int) -> None:
+    """Raise BadValue for a seed, a dtype or a shard size outside what is allowed."""
+    if not 0 <= seed < 1 << 63:
+        raise BadValue("the seed is not an integer from 0 to 2^63 - 1", got=f"{seed}")
+    if dtype is not None and parse_dtype(dtype) != dtype:
+        raise BadValue(f"dtype {dtype!r} is not spelled as safetensors does")
+    if max_shard_size < 1:
+        raise BadValue("the largest shard size is not above 0", got=f"{max_shard_size}")

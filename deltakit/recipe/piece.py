@@ -1,0 +1,43 @@
+"""Piece: a mask or an automatic weighting, as a user writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from deltakit.errors import BadValue
+from deltakit.strategies import Settings
+
+
+class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mask or an automatic weighting: its name and its settings.
+
+    >>> Piece.parse("importance:density=0.1,by=map")
+    Piece(name='importance', settings={'density': '0.1', 'by': 'map'})
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> Piece:
+        """Return the piece a user wrote as NAME or NAME:KEY=VALUE,..."""
+        name, colon, rest = text.partition(":")
+        settings = {}
+        for part in rest.split(",") if colon else ():
+            key, equals, value = part.partition("=")
+            if not equals or not key.strip():
+                raise BadValue(
+                    "settings are not written as KEY=VALUE", expected="NAME:KEY=VALUE,...", got=text
+                )
+            settings[key.strip()] = value.strip()
+        return cls(name, settings)
+
+
+def spelled(piece: Piece | None, made: Settings | None) -> Piece | None:
+    """Return a piece with all its settings spelled out."""
+    if piece is None or made is None:
+        return None
+    return Piece(piece.name, dataclasses.asdict(made))
