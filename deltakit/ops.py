@@ -115,8 +115,7 @@ def disjoint_mean(
         agrees = agreeing(delta, elected)
         mass.add_(agrees * divisor)
         total += agrees.mul_(delta).mul_(weight)
-    # Where nobody agrees both are 0: divided by anything else that gives the 0 that is meant.
-    return total.div_(mass.clamp_(min=torch.finfo(mass.dtype).tiny))
+    return divided(total, mass)
 
 
 def shared_mean(deltas: Tensor, weights: Sequence[float], shares: Tensor) -> Tensor:
@@ -130,11 +129,15 @@ def shared_mean(deltas: Tensor, weights: Sequence[float], shares: Tensor) -> Ten
 
     deltas, shares (k, *shape) -> (*shape); weights above 0, shares not below.
     """
+    return divided(weighted_sum(deltas * shares, weights), weighted_sum(shares, weights))
+
+
+def divided(total: Tensor, mass: Tensor) -> Tensor:
+    """Return total / mass in the memory of `total`; 0 where both are 0. No mass is below 0."""
     import torch
 
-    total = weighted_sum(deltas * shares, weights)
-    mass = weighted_sum(shares, weights)
-    return total.div_(mass.clamp_(min=torch.finfo(mass.dtype).tiny))
+    # Where the mass is 0 so is the total: divided by anything else that gives the 0 that is meant.
+    return total.div_(mass.clamp(min=torch.finfo(mass.dtype).tiny))
 
 
 def kept_count(numel: int, density: float) -> int:

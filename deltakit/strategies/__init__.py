@@ -25,6 +25,7 @@ from deltakit.strategies._settings import (
 )
 from deltakit.strategies._stack import Stack, Whole
 from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 
 _strategies = Catalogue("strategy", sys.modules[__name__], Strategy, "deltakit.strategies")  # type: ignore[type-abstract]
@@ -39,10 +40,12 @@ __all__ = [
     "NotNegative",
     "Positive",
     "Range",
+    "Running",
     "Settings",
     "Share",
     "Stack",
     "Strategy",
+    "Streaming",
     "Weighting",
     "Whole",
     "depths",

@@ -25,6 +25,8 @@ class Masking(Settings, ABC):
 
     needs_importance: ClassVar[bool] = False
     draws: ClassVar[bool] = False  # which entries stay is drawn at random
+    streams: ClassVar[bool] = False  # a task's mask depends on that task alone: others can be added
+    streams_with: ClassVar[str] = ""  # the settings with which it does, where not with all
 
     @property
     def alone(self) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deltakit import ops
 from deltakit.strategies._stack import Stack
+from deltakit.strategies._streaming import added_to_mean, mean_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +35,7 @@ def matrices(stack: Stack, weights: Sequence[float] | None = None) -> Tensor | N
 
 def plain_mean(stack: Stack) -> Tensor:
     """Return the weighted average, which is what SVD strategies make of vectors."""
-    total = sum(stack.weights)
-    return ops.weighted_sum(stack.deltas, [weight / total for weight in stack.weights])
+    return mean_of(added_to_mean(None, stack.deltas, stack.weights), stack.weights)
 
 
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

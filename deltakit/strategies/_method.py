@@ -12,6 +12,7 @@ from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Unit
 from deltakit.strategies._stack import Stack, Whole
 from deltakit.strategies._strategy import Scores, Strategy
+from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 
 if TYPE_CHECKING:
@@ -96,8 +97,37 @@ class Method:
         if self.mask is None:  # what a mask leaves is known only where it is merged
             self.strategy.look(whole, expert)
 
+    @property
+    def streams(self) -> bool:
+        """Whether a task can be added later: no piece looks at all tasks at once."""
+        masked = self.mask is None or self.mask.streams
+        strategy = self.strategy
+        return (
+            isinstance(strategy, Streaming)
+            and strategy.streams
+            and masked
+            and self.weighting is None
+        )
+
+    def add(self, before: Running, stack: Stack) -> Running:
+        """Return the running tensors after the tasks of the stack; for a method that streams."""
+        return self._streaming().add(before, self._seen(stack))
+
+    def result(self, running: Running, weights: Sequence[float], stack: Stack) -> Tensor:
+        """Return the merged delta of running tensors, at the depth where the stack lies."""
+        return self._scaled(self._streaming().result(running, weights), stack)
+
     def merge(self, stack: Stack) -> Tensor:
         """Return the merged delta: (k, *shape) -> (*shape)."""
+        return self._scaled(self.strategy.merge(self._seen(stack)), stack)
+
+    def _streaming(self) -> Streaming:
+        if not isinstance(self.strategy, Streaming):
+            raise TypeError(f"{type(self.strategy).__name__} does not stream")
+        return self.strategy
+
+    def _seen(self, stack: Stack) -> Stack:
+        """Return the stack that the strategy gets: weighed and masked."""
         if self.weighting is not None:
             stack = dataclasses.replace(stack, weights=self.weighting.weights(stack))
         if self.mask is not None:
@@ -106,7 +136,9 @@ class Method:
                 stack = dataclasses.replace(stack, deltas=masked)
             else:  # the whole parameter is here: its facts are found from what the mask left
                 stack = dataclasses.replace(stack, deltas=masked, whole=None, model=None)
-        merged = self.strategy.merge(stack)
+        return stack
+
+    def _scaled(self, merged: Tensor, stack: Stack) -> Tensor:
         if self.lines is not None:
             a, b = self.lines
             merged = merged * (a + b * stack.depth)

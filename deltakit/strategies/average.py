@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.errors import BadValue
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming, added_to_mean, mean_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Average(Strategy):
+class Average(Streaming):
     """Average the models: sum w_i t_i / sum w_i.
 
     Weights that sum to one make this the same on models and on their deltas to a base, which is
@@ -41,6 +40,8 @@ class Average(Strategy):
         if abs(math.fsum(weights)) <= 1e-9 * math.fsum(map(abs, weights)):
             raise BadValue("the weights of an average sum to 0")
 
-    def merge(self, stack: Stack) -> Tensor:
-        total = math.fsum(stack.weights)
-        return ops.weighted_sum(stack.lazy, [weight / total for weight in stack.weights])
+    def add(self, before: Running, stack: Stack) -> Running:
+        return {"sum": added_to_mean(before.get("sum"), stack.lazy, stack.weights)}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        return mean_of(running["sum"], weights)

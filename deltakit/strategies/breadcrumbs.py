@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Sums
 from deltakit.strategies.masks.outliers import Outliers
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Breadcrumbs(Strategy):
+class Breadcrumbs(Sums):
     """Drop the largest and the smallest entries of each delta, and add.
 
     gamma: the fraction of the largest magnitudes dropped, rounded down, so that a tensor of fewer
@@ -48,5 +47,5 @@ class Breadcrumbs(Strategy):
         """Return the mask that goes before the sum."""
         return Outliers(self.density, self.gamma)
 
-    def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(self.mask().apply(stack), stack.weights)
+    def thinned(self, stack: Stack) -> Tensor:
+        return self.mask().apply(stack)

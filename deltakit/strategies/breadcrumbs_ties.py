@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._elect import elected_mean
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Elects
 from deltakit.strategies.masks.outliers import Outliers
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BreadcrumbsTies(Strategy):
+class BreadcrumbsTies(Elects):
     """Drop both tails as breadcrumbs, then elect a sign and average as ties.
 
     gamma: the fraction of the largest magnitudes dropped, rounded down, so that a tensor of fewer
@@ -57,5 +57,5 @@ class BreadcrumbsTies(Strategy):
         """Return the mask that goes before the election."""
         return Outliers(self.density, self.gamma)
 
-    def merge(self, stack: Stack) -> Tensor:
-        return elected_mean(self.mask().apply(stack), stack.weights)
+    def thinned(self, stack: Stack) -> Tensor:
+        return self.mask().apply(stack)

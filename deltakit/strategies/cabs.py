@@ -9,21 +9,22 @@ tensor([ 5.,  3., -2.,  4.,  3., -6.,  4., -5.])
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.strategies._settings import Count
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming, added
 from deltakit.strategies.masks.nm import Nm
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Cabs(Strategy):
+class Cabs(Streaming):
     """Keep the n largest of every m that no earlier task keeps, and add.
 
     n of every m consecutive entries of a row are a task's. Put the task that matters most first.
@@ -48,5 +49,12 @@ class Cabs(Strategy):
         """Return the mask that goes before the sum."""
         return Nm(self.n, self.m, "excluded")
 
-    def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(self.mask().apply(stack), stack.weights)
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        return {"sum": info, "taken": TensorInfo("BOOL", info.shape)}
+
+    def add(self, before: Running, stack: Stack) -> Running:
+        masked, taken = self.mask().take(stack, before.get("taken"))
+        return {"sum": added(before.get("sum"), masked, stack.weights), "taken": taken}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        return running["sum"]

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltakit import ops
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
+from deltakit.strategies._streaming import Sums
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 @dataclass(frozen=True)
-class Dare(Drops):
+class Dare(Drops, Sums):
     """Drop each entry with probability p, rescale the rest, add: sum w_i m_i d_i / (1 - p).
 
     rescale: "inverse" divides by 1 - p (the paper), "l1" restores each delta's L1 norm tensor by
@@ -34,6 +36,5 @@ class Dare(Drops):
     formula = "sum w_i m_i d_i / (1 - p), m_i ~ Bernoulli(1 - p)"
     paper = "Yu et al. 2024, arXiv:2311.03099"
 
-    def merge(self, stack: Stack) -> Tensor:
-        deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)
-        return ops.weighted_sum(deltas, stack.weights)
+    def thinned(self, stack: Stack) -> LazyDeltas:
+        return drop(stack, ops.kept_density(self.p), self.rescale)

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._elect import elected_mean
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Elects
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 @dataclass(frozen=True)
-class DareTies(Drops):
+class DareTies(Drops, Elects):
     """Drop at random and rescale as dare, then elect a sign and average as ties.
 
     p: the drop rate. rescale: "inverse", "l1" or "none", as in dare.
@@ -44,6 +45,5 @@ class DareTies(Drops):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("dare_ties", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
-        deltas = drop(stack, ops.kept_density(self.p), self.rescale)  # (k, *shape)
-        return elected_mean(deltas, stack.weights)
+    def thinned(self, stack: Stack) -> LazyDeltas:
+        return drop(stack, ops.kept_density(self.p), self.rescale)

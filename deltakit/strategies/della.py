@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deltakit import ops
 from deltakit.strategies._masking import Inverse
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Sums
 from deltakit.strategies.masks.rank import Rank
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Della(Strategy):
+class Della(Sums):
     """Drop at random, the likelier the lower an entry ranks in its row; rescale; add.
 
     density: the mean probability; it runs evenly from density - eps for the smallest magnitude of a
@@ -50,5 +49,5 @@ class Della(Strategy):
         """Return the mask that goes before the sum."""
         return Rank(self.density, self.eps, self.rescale)
 
-    def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(self.mask().apply(stack), stack.weights)
+    def thinned(self, stack: Stack) -> Tensor:
+        return self.mask().apply(stack)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._elect import elected_mean
 from deltakit.strategies._masking import Inverse
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Elects
 from deltakit.strategies.masks.rank import Rank
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DellaTies(Strategy):
+class DellaTies(Elects):
     """Drop by rank and rescale as della, then elect a sign and average as ties.
 
     density: the mean probability; it runs evenly from density - eps for the smallest magnitude of a
@@ -59,5 +59,5 @@ class DellaTies(Strategy):
         """Return the mask that goes before the election."""
         return Rank(self.density, self.eps, self.rescale)
 
-    def merge(self, stack: Stack) -> Tensor:
-        return elected_mean(self.mask().apply(stack), stack.weights)
+    def thinned(self, stack: Stack) -> Tensor:
+        return self.mask().apply(stack)

@@ -11,7 +11,7 @@ tensor([2.8000, 2.1000, 0.0000, 2.1000])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,14 +19,15 @@ from deltakit import ops
 from deltakit.errors import BadValue
 from deltakit.strategies._facts import derived_totals
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming, added, winning_sum
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Emr(Strategy):
+class Emr(Streaming):
     """Unify the deltas: the elected sign with the largest magnitude that has it.
 
     task: empty for the unified delta; the name of a task rebuilds that task's model from it, with
@@ -39,6 +40,11 @@ class Emr(Strategy):
     family = "election"
     formula = "sign(sum w_i d_i) max |w_i d_i| over the agreeing; mask and rescale"
     paper = "Huang et al. 2024, arXiv:2405.17461"
+    streams_with = "no task"
+
+    @property
+    def streams(self) -> bool:
+        return not self.task
 
     @property
     def combines(self) -> Literal["mean", "sum", "neither"]:
@@ -54,6 +60,21 @@ class Emr(Strategy):
                 f"emr is to rebuild {self.task!r}, which is none of the tasks",
                 expected=", ".join(tasks),
             )
+
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        return dict.fromkeys(("votes", "plus", "minus"), info)
+
+    def add(self, before: Running, stack: Stack) -> Running:
+        votes = added(before.get("votes"), stack.lazy, stack.weights)
+        plus, minus = before.get("plus", votes * 0), before.get("minus", votes * 0)
+        for delta, weight in zip(stack.deltas, stack.weights, strict=True):
+            pull = (delta * weight).nan_to_num_()
+            plus, minus = plus.maximum(pull), minus.maximum(-pull)
+        return {"votes": votes, "plus": plus, "minus": minus}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        elected = running["votes"].sign()
+        return winning_sum(running, elected) * elected
 
     def merge(self, stack: Stack) -> Tensor:
         unified = self.unified(stack.deltas, stack.weights)

@@ -9,20 +9,22 @@ tensor([0.5000, 2.6667])
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.strategies._scores import element_scores
 from deltakit.strategies._settings import NotNegative
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ewc(Strategy):
+class Ewc(Streaming):
     """Take task after task, each pulled back to what came before by what mattered there.
 
     The minimum of the new task's loss, quadratic about its own optimum, plus l times the penalty
@@ -43,13 +45,23 @@ class Ewc(Strategy):
     def combines(self) -> Literal["mean", "sum", "neither"]:
         return "mean"
 
-    def merge(self, stack: Stack) -> Tensor:
-        scores = element_scores(stack)
-        merged, before = stack.deltas[0].clone(), scores[0]
-        for delta, now in zip(stack.deltas[1:], scores[1:], strict=True):
-            nothing = (now + self.l * before) == 0.0
-            old = (before * self.l).masked_fill(nothing, self.l)
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        return {"merged": info, "curvature": info}
+
+    def add(self, before: Running, stack: Stack) -> Running:
+        merged, curvature = before.get("merged"), before.get("curvature")
+        for delta, now in zip(stack.deltas, element_scores(stack), strict=True):
+            if merged is None or curvature is None:
+                merged, curvature = delta.clone(), now
+                continue
+            nothing = (now + self.l * curvature) == 0.0
+            old = (curvature * self.l).masked_fill(nothing, self.l)
             new = now.masked_fill(nothing, 1.0)
             merged = (delta * new + merged * old) / (new + old)
-            before = now + self.l * before
-        return merged
+            curvature = now + self.l * curvature
+        assert merged is not None
+        assert curvature is not None
+        return {"merged": merged, "curvature": curvature}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        return running["merged"]

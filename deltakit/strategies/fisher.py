@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.strategies._scores import element_scores
 from deltakit.strategies._settings import NotNegative
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Fisher(Strategy):
+class Fisher(Shares):
     """Average the models entry by entry, each weighted by its Fisher information.
 
     floor: added to each score, so that an entry that matters to no task is averaged; in the scores'
@@ -45,6 +45,5 @@ class Fisher(Strategy):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("fisher", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
-        scores = element_scores(stack).add_(self.floor)
-        return ops.shared_mean(stack.deltas, stack.weights, scores)
+    def shared(self, stack: Stack) -> tuple[Tensor, Tensor]:
+        return stack.deltas, element_scores(stack).add_(self.floor)

@@ -9,6 +9,7 @@ tensor([4., 5.])
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,14 +17,15 @@ from deltakit import ops
 from deltakit.strategies._scores import element_scores
 from deltakit.strategies._settings import Positive
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming, added
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ImportanceWeighted(Strategy):
+class ImportanceWeighted(Streaming):
     """Average by what each entry, row or tensor matters to each task.
 
     by: "share" weighs a task by s_i / sum s (evenly where all are 0), "softmax" by
@@ -37,18 +39,38 @@ class ImportanceWeighted(Strategy):
     formula = "sum a_i d_i, a_i = s_i / sum s or softmax(s_i / temp)"
     paper = "generalises Matena & Raffel 2022, arXiv:2111.09832"
     weighted = False
+    streams_with = "by=share"
+
+    @property
+    def streams(self) -> bool:
+        return self.by == "share"
+
     needs_importance = True
 
     @property
     def combines(self) -> Literal["mean", "sum", "neither"]:
         return "mean"
 
-    def merge(self, stack: Stack) -> Tensor:
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        return dict.fromkeys(("sum", "mass", "plain"), info)
+
+    def add(self, before: Running, stack: Stack) -> Running:
         scores = element_scores(stack)
         ones = [1.0] * len(scores)
-        if self.by == "softmax":
-            scores = ((scores - scores.amax(dim=0)) / self.temp).exp_()
-        else:
-            nothing = ops.weighted_sum(scores, ones) == 0.0
-            scores = scores.masked_fill(nothing, 1.0)
-        return ops.shared_mean(stack.deltas, ones, scores)
+        return {
+            "sum": added(before.get("sum"), stack.deltas * scores, ones),
+            "mass": added(before.get("mass"), scores, ones),
+            "plain": added(before.get("plain"), stack.lazy, ones),
+        }
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        nothing = running["mass"] == 0.0
+        mass = running["mass"].masked_fill(nothing, float(len(weights)))
+        return ops.divided(running["plain"].where(nothing, running["sum"]), mass)
+
+    def merge(self, stack: Stack) -> Tensor:
+        if self.by == "share":
+            return super().merge(stack)
+        scores = element_scores(stack)
+        scores = ((scores - scores.amax(dim=0)) / self.temp).exp_()
+        return ops.shared_mean(stack.deltas, [1.0] * len(scores), scores)

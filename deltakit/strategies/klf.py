@@ -5,9 +5,9 @@
 >>> klf = get("klf")
 >>> one = {"a": torch.tensor(0.0), "b": torch.tensor(1.0)}  # the importance of parameters a and b
 >>> two = {"a": torch.tensor(1.0), "b": torch.tensor(0.0)}
->>> shares = klf.prepare([one, two], ["a", "b"])
+>>> shares = klf.prepare([one, two], ["a", "b"])  # of each task when it comes
 >>> shares["a"], shares["b"]
-([0.0, 1.0], [1.0, 0.0])
+([1.0, 1.0], [1.0, 0.0])
 >>> klf.merge(Stack(torch.tensor([[1.0, 2.0], [3.0, -2.0]]), name="a", fact=shares["a"]))
 tensor([ 3., -2.])
 """
@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue, NamesDiffer, some
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies._settings import Positive, Share
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Scores, Strategy
+from deltakit.strategies._strategy import Scores
+from deltakit.strategies._streaming import Running, Streaming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Klf(Strategy):
+class Klf(Streaming):
     """Fuse task after task, each skill unit by how important it is to the old and to the new.
 
     fusion: "static" shares a unit important to both (gamma stays with the old), keeps the owner's
@@ -59,6 +61,11 @@ class Klf(Strategy):
     ordered = True
     weighted = False
     needs_importance = True
+    streams_with = "order=sequential"
+
+    @property
+    def streams(self) -> bool:
+        return self.order == "sequential"
 
     @property
     def combines(self) -> Literal["mean", "sum"]:
@@ -67,8 +74,11 @@ class Klf(Strategy):
     def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
         units = _common_units(scores, names)
         table = _table(scores, units)  # (tasks, units)
-        shares = self.coefficients(table)
-        facts: dict[str, Any] = {name: [1 / len(scores)] * len(scores) for name in names}
+        if self.order == "joint":
+            shares, unscored = self.coefficients(table), [1 / len(scores)] * len(scores)
+        else:
+            shares, unscored = self.arriving(table), [1 / k for k in range(1, len(scores) + 1)]
+        facts: dict[str, Any] = dict.fromkeys(names, unscored)
         facts.update({name: shares[:, unit].tolist() for unit, name in enumerate(units)})
         return facts
 
@@ -77,17 +87,27 @@ class Klf(Strategy):
         import numpy as np
 
         with np.errstate(over="ignore"):  # a tiny tau: exp(inf) gives the shares 0 and 1 meant
-            return self._joint(scores) if self.order == "joint" else self._sequential(scores)
-
-    def _sequential(self, scores: np.ndarray) -> np.ndarray:
+            if self.order == "joint":
+                return self._joint(scores)
         shares = scores * 0.0
-        shares[0] = 1.0
+        for k, current in enumerate(self.arriving(scores)):
+            shares *= 1.0 - current
+            shares[k] = current
+        return shares
+
+    def arriving(self, scores: np.ndarray) -> np.ndarray:
+        """Return each task's share of each unit when it comes, what was before taking the rest.
+
+        Of the sequential order: (tasks, units) float64, ones for the first task.
+        """
+        import numpy as np
+
+        shares = np.ones_like(scores)
         cumulative = scores[0]
         for k in range(1, len(scores)):
             p, c = normalise(cumulative), normalise(scores[k])
-            current = self._current_share(p, c, k + 1)
-            shares *= 1.0 - current
-            shares[k] = current
+            with np.errstate(over="ignore"):
+                shares[k] = self._current_share(p, c, k + 1)
             cumulative = self.accumulate(p, c)
         return shares
 
@@ -121,8 +141,28 @@ class Klf(Strategy):
 
         return normalised > np.quantile(normalised, self.quantile)
 
+    def add(self, before: Running, stack: Stack) -> Running:
+        deltas = stack.lazy
+        shares = stack.fact[-len(deltas) :]
+        merged = before.get("sum")
+        if merged is None and len(deltas) == 1:
+            return {"sum": ops.weighted_sum(deltas, shares)}
+        rows = [*deltas.each] if merged is None else [LazyDelta(merged.reshape(-1)), *deltas.each]
+        so_far = rows[0]
+        for row, share in zip(rows[1:], shares[-len(rows) + 1 :], strict=True):
+            both = LazyDeltas([so_far, row], deltas.shape, deltas.dtype)
+            merged = ops.weighted_sum(both, (1.0 - share, share))
+            so_far = LazyDelta(merged.reshape(-1))
+        assert merged is not None
+        return {"sum": merged}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        return running["sum"]
+
     def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(stack.lazy, stack.fact)
+        if self.order == "joint":
+            return ops.weighted_sum(stack.lazy, stack.fact)
+        return super().merge(stack)
 
 
 def normalise(scores: np.ndarray) -> np.ndarray:

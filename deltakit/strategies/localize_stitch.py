@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack, Whole
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class LocalizeStitch(Strategy):
+class LocalizeStitch(Shares):
     """Keep each expert's largest entries, and average those that several keep.
 
     density: fraction of each delta kept, of every tensor on its own or of the whole model (scope).
@@ -54,6 +54,6 @@ class LocalizeStitch(Strategy):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("localize_stitch", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
-        deltas = stack.trimmed(self.density, self.scope)  # (k, *shape)
-        return ops.shared_mean(deltas, stack.weights, deltas.ne(0).to(deltas.dtype))
+    def shared(self, stack: Stack) -> tuple[Tensor, Tensor]:
+        deltas = stack.trimmed(self.density, self.scope)
+        return deltas, deltas.ne(0).to(deltas.dtype)

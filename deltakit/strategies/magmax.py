@@ -8,18 +8,19 @@ tensor([4., 3., 2., 3.])
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Magmax(Strategy):
+class Magmax(Streaming):
     """Keep, entry by entry, the weighted delta of the largest magnitude.
 
     Of equal magnitudes the later task's stays, which is all that their order decides.
@@ -34,9 +35,15 @@ class Magmax(Strategy):
     def combines(self) -> Literal["mean", "sum", "neither"]:
         return "mean"
 
-    def merge(self, stack: Stack) -> Tensor:
-        merged = stack.deltas[0] * stack.weights[0]
-        for delta, weight in zip(stack.deltas[1:], stack.weights[1:], strict=True):
+    def add(self, before: Running, stack: Stack) -> Running:
+        largest = before.get("sum")
+        for delta, weight in zip(stack.deltas, stack.weights, strict=True):
             later = delta * weight
-            merged = later.where(later.abs() >= merged.abs(), merged)
-        return merged
+            if largest is not None:
+                later = later.where(later.abs() >= largest.abs(), largest)
+            largest = later
+        assert largest is not None
+        return {"sum": largest}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        return running["sum"]

@@ -10,20 +10,23 @@ tensor([[2.7022, 1.8015],
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._matrix import matrices, plain_mean, rank, svd
+from deltakit.strategies._matrix import rank, svd
 from deltakit.strategies._settings import Share
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Running, Streaming, added_to_mean, mean_of
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Opcm(Strategy):
+class Opcm(Streaming):
     """Add each new delta without what lies along the merged one; keep the tasks' mean norm.
 
     In the singular basis of what is merged so far, a new delta loses its diagonal and its leading
@@ -45,22 +48,43 @@ class Opcm(Strategy):
     def combines(self) -> Literal["mean", "sum", "neither"]:
         return "mean"
 
-    def merge(self, stack: Stack) -> Tensor:
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        return (
+            {"sum": info, "norms": TensorInfo("F64", ())}
+            if _is_matrix(info.shape)
+            else {"sum": info}
+        )
+
+    def add(self, before: Running, stack: Stack) -> Running:
         import torch
 
-        found = matrices(stack)
-        if found is None:
-            return plain_mean(stack)
-        merged = found[0]
-        for matrix in found[1:]:
-            merged = merged + self.projected(matrix, merged)
-        norms = [float(matrix.norm(dtype=torch.float64)) for matrix in found]
-        length = float(merged.norm(dtype=torch.float64))
-        factor = sum(norms) / len(norms) / length if length > 0.0 else 0.0
-        return (merged * factor).reshape(stack.deltas.shape[1:])
+        shape, merged = stack.shape or (), before.get("sum")
+        if not _is_matrix(shape):
+            return {"sum": added_to_mean(merged, stack.lazy, stack.weights)}
+        norms = before.get("norms", torch.zeros((), dtype=torch.float64))
+        for delta in stack.deltas:
+            matrix = delta.reshape(shape)
+            norms = norms + matrix.norm(dtype=torch.float64)
+            if merged is not None:
+                so_far = merged.reshape(shape)
+                matrix = so_far + self.projected(matrix, so_far)
+            merged = matrix.reshape(delta.shape)
+        assert merged is not None
+        return {"sum": merged, "norms": norms}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        import torch
+
+        if "norms" not in running:
+            return mean_of(running["sum"], weights)
+        length = float(running["sum"].norm(dtype=torch.float64))
+        factor = float(running["norms"]) / len(weights) / length if length > 0.0 else 0.0
+        return running["sum"] * factor
 
     def projected(self, matrix: Tensor, merged: Tensor) -> Tensor:
         """Return a delta without its part along what is merged already."""
+        if not bool(merged.isfinite().all() and matrix.isfinite().all()):
+            return matrix  # nothing can be factored: the sum passes it on to where it is refused
         u, s, vh = svd(merged)
         r = rank(s, merged.shape)
         if not r:
@@ -71,3 +95,7 @@ class Opcm(Strategy):
         removed = along.diagonal().diag()
         removed[:split, :split] = along[:split, :split]
         return matrix - u @ removed @ vh
+
+
+def _is_matrix(shape: Sequence[int]) -> bool:
+    return len(shape) == 2 and math.prod(shape) > 0

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Shares
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ram(Strategy):
+class Ram(Shares):
     """Keep what one expert alone changed as it is; average what several changed.
 
     An expert counts at an entry where its delta is not zero, so this suits sparse deltas: of dense
@@ -39,6 +39,5 @@ class Ram(Strategy):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("ram", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
-        changes = stack.deltas.ne(0).to(stack.deltas.dtype)  # (k, *shape)
-        return ops.shared_mean(stack.deltas, stack.weights, changes)
+    def shared(self, stack: Stack) -> tuple[Tensor, Tensor]:
+        return stack.deltas, stack.deltas.ne(0).to(stack.deltas.dtype)

@@ -11,21 +11,23 @@ tensor([[2.0000, 0.2500],
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._matrix import matrices, plain_mean
 from deltakit.strategies._settings import Share
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import Running, Streaming, added_to_mean, mean_of
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Regmean(Strategy):
+class Regmean(Streaming):
     """Match each linear layer's outputs on every task's inputs, by least squares.
 
     G_i is the Gram matrix of the layer's inputs on task i (`deltakit importance TASK --kind gram`),
@@ -49,25 +51,47 @@ class Regmean(Strategy):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("regmean", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        if not _is_matched(info.shape, scores):
+            return {"sum": info}
+        inputs = TensorInfo("F64", (info.shape[1], info.shape[1]))
+        return {"sum": info, "answers": TensorInfo("F64", info.shape), "inputs": inputs}
+
+    def add(self, before: Running, stack: Stack) -> Running:
         import torch
 
-        found = matrices(stack)
-        if found is None or not stack.scores or stack.scores[0].dim() != 2:
-            return plain_mean(stack)
-        n = found.shape[2]
-        inputs = torch.zeros(n, n, dtype=torch.float64)
-        answers = torch.zeros(found.shape[1:], dtype=torch.float64)
+        total = added_to_mean(before.get("sum"), stack.lazy, stack.weights)
+        shape = stack.shape or ()
+        if not _is_matched(shape, stack.scores):
+            return {"sum": total}
+        n = shape[1]
+        inputs = before.get("inputs", torch.zeros(n, n, dtype=torch.float64))
+        answers = before.get("answers", torch.zeros(shape, dtype=torch.float64)).reshape(shape)
+        found = stack.deltas.reshape(-1, *shape)
         for matrix, weight, scores in zip(found, stack.weights, stack.scores, strict=True):
             gram = scores.double() * weight
             gram = gram * self.a + gram.diagonal().diag() * (1.0 - self.a)
-            inputs += gram
-            answers += matrix.double() @ gram
+            inputs = inputs + gram
+            answers = answers + matrix.double() @ gram
+        return {"sum": total, "answers": answers.reshape(total.shape), "inputs": inputs}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        import torch
+
+        mean = mean_of(running["sum"], weights)
+        if "inputs" not in running:
+            return mean
+        inputs, answers = running["inputs"].clone(), running["answers"]
         # Where no task has inputs all answers are right: a little of every task's, the mean.
         little = 1e-9 * float(inputs.diagonal().mean())
-        if little <= 0.0:
-            return plain_mean(stack)
-        mean = plain_mean(stack).reshape(found.shape[1:]).double()
+        if little <= 0.0 or not bool(answers.isfinite().all()):
+            return mean
         inputs.diagonal().add_(little)
-        merged = torch.linalg.solve(inputs, answers + mean * little, left=False)
-        return merged.to(found.dtype).reshape(stack.deltas.shape[1:])
+        wanted = (answers + mean.double() * little).reshape(-1, len(inputs))
+        merged = torch.linalg.solve(inputs, wanted, left=False)
+        return merged.to(mean.dtype).reshape(mean.shape)
+
+
+def _is_matched(shape: Sequence[int], scores: Sequence[Tensor]) -> bool:
+    """Tell whether a parameter is the matrix of a linear layer whose inputs were captured."""
+    return len(shape) == 2 and math.prod(shape) > 0 and bool(scores) and scores[0].dim() == 2

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
+from deltakit.strategies._streaming import Sums
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 @dataclass(frozen=True)
-class Sotu(Drops):
+class Sotu(Drops, Sums):
     """Mask each delta at random, independently, and add: t0 + scale * sum w_i m_i d_i.
 
     p is the drop rate, m_i ~ Bernoulli(1 - p); "auto" is 1 - 1/T for T tasks. The paper has no
@@ -34,8 +36,12 @@ class Sotu(Drops):
 
     formula = "sum w_i m_i d_i, m_i ~ Bernoulli(1 - p), p = 1 - 1/T"
     paper = "arXiv:2411.02813"
+    streams_with = "p a number"
 
-    def merge(self, stack: Stack) -> Tensor:
+    @property
+    def streams(self) -> bool:
+        return self.p != "auto"
+
+    def thinned(self, stack: Stack) -> LazyDeltas:
         density = 1 / len(stack.tasks) if self.p == "auto" else ops.kept_density(self.p)
-        deltas = drop(stack, density, self.rescale)  # (k, *shape)
-        return ops.weighted_sum(deltas, stack.weights)
+        return drop(stack, density, self.rescale)

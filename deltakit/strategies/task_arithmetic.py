@@ -11,20 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deltakit import ops
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._streaming import Sums
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 @dataclass(frozen=True)
-class TaskArithmetic(Strategy):
+class TaskArithmetic(Sums):
     """Add the deltas: t0 + scale * sum w_i d_i. A negative weight takes a task away."""
 
     formula = "sum w_i d_i"
     paper = "Ilharco et al. 2023, arXiv:2212.04089"
 
-    def merge(self, stack: Stack) -> Tensor:
-        return ops.weighted_sum(stack.lazy, stack.weights)
+    def thinned(self, stack: Stack) -> LazyDeltas:
+        return stack.lazy

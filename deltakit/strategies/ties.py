@@ -9,21 +9,30 @@ tensor([ 3.5000, -6.0000,  3.0000, -4.0000, -2.5000])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack, Whole
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._streaming import (
+    Running,
+    Streaming,
+    added,
+    sides,
+    winning_mean,
+    winning_sum,
+)
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ties(Strategy):
+class Ties(Streaming):
     """Trim each delta, elect one sign per entry, average the deltas that agree with it.
 
     density: fraction of each delta kept, the largest magnitudes, of every tensor on its own or of
@@ -70,5 +79,29 @@ class Ties(Strategy):
             elected = ops.count_sign(deltas)
         if self.combine == "sum":
             return ops.disjoint_sum(deltas, stack.weights, elected)
-        divisors = stack.weights if self.divide == "weights" else [1.0] * len(deltas)
-        return ops.disjoint_mean(deltas, stack.weights, elected, divisors)
+        return ops.disjoint_mean(deltas, stack.weights, elected, self.divisors(stack.weights))
+
+    def divisors(self, weights: Sequence[float]) -> Sequence[float] | None:
+        """Return what each agreeing expert adds to the divisor; None for a sum."""
+        if self.combine == "sum":
+            return None
+        return weights if self.divide == "weights" else [1.0] * len(weights)
+
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        masses = ("plus_mass", "minus_mass") if self.combine == "mean" else ()
+        return dict.fromkeys(("votes", "plus", "minus", *masses), info)
+
+    def add(self, before: Running, stack: Stack) -> Running:
+        deltas = stack.lazy_trimmed(self.density, self.scope)  # (k, *shape)
+        if self.elect == "mass":
+            votes = added(before.get("votes"), deltas, stack.weights)
+        else:
+            votes = added(before.get("votes"), deltas.tensor.sign(), [1.0] * len(deltas))
+        both = sides(before, deltas, stack.weights, self.divisors(stack.weights))
+        return {"votes": votes, **both}
+
+    def result(self, running: Running, weights: Sequence[float]) -> Tensor:
+        elected = running["votes"].sign()
+        if self.combine == "sum":
+            return winning_sum(running, elected)
+        return winning_mean(running, elected)

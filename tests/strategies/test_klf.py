@@ -209,8 +209,8 @@ def test_prepare_gives_each_parameter_the_shares_of_its_unit() -> None:
     maps = [scores(b=0.0, a=1.0), scores(a=0.0, b=5.0)]
     facts = klf(fusion="adaptive").prepare(maps, ["a", "b"])
     low, high = 1 / (1 + np.exp(4)), 1 / (1 + np.exp(-4))
-    assert facts["a"] == pytest.approx([high, low])
-    assert facts["b"] == pytest.approx([low, high])
+    assert facts["a"] == pytest.approx([1.0, low])  # of what was there when it came
+    assert facts["b"] == pytest.approx([1.0, high])
     deltas = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     merged = klf().merge(Stack(deltas, name="a", fact=facts["a"]))
     torch.testing.assert_close(merged, torch.tensor([high, low], dtype=torch.float32))
@@ -219,7 +219,8 @@ def test_prepare_gives_each_parameter_the_shares_of_its_unit() -> None:
 def test_parameters_in_no_map_are_averaged_and_do_not_enter_the_norm() -> None:
     maps = [scores(a=1.0, b=0.0), scores(a=0.0, b=5.0)]
     facts = klf().prepare(maps, ["a", "b", "buffer"])
-    assert facts["buffer"] == [0.5, 0.5]
+    assert facts["buffer"] == [1.0, 0.5]
+    assert klf(order="joint").prepare(maps, ["a", "b", "buffer"])["buffer"] == [0.5, 0.5]
     alone = klf().prepare(maps, ["a", "b"])
     assert {name: facts[name] for name in alone} == alone
 

@@ -37,6 +37,7 @@ class Dynamic(Masking):
     last: Density = 0.5
     rescale: Inverse = "none"
 
+    streams_with = "by=depth or by=norm"
     paper = "arXiv:2411.02813"
     draws = True
 
@@ -70,6 +71,10 @@ class Dynamic(Masking):
     @property
     def alone(self) -> bool:
         return self.by == "depth"
+
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        return self.by != "arrival"
 
     def apply(self, stack: Stack) -> Tensor:
         import torch

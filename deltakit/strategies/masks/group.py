@@ -39,6 +39,7 @@ class Group(Masking):
     heads: Annotated[int, Range("[0, inf)")] = 0
     rescale: Inverse = "none"
 
+    streams = True
     paper = "structured dropping, as arXiv:2408.05200 groups skill units"
     draws = True
 

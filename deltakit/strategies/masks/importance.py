@@ -36,6 +36,7 @@ class Importance(Masking):
     by: Literal["delta", "map"] = "delta"
     rescale: Inverse = "inverse"
 
+    streams = True
     paper = "Wangni et al. 2018, arXiv:1710.09854"
     draws = True
     unit = "tensor"

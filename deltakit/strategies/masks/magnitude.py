@@ -30,6 +30,7 @@ class Magnitude(Masking):
     density: Density = 0.2
     scope: Scope = "tensor"
 
+    streams = True
     paper = "arXiv:2306.01708"
 
     @property

@@ -38,6 +38,7 @@ class Nm(Masking):
     m: Count = 4
     taken: Literal["shared", "excluded"] = "shared"
 
+    streams_with = "taken=shared"
     paper = "Yang et al. 2025, arXiv:2503.01874"
     unit = "row"
 
@@ -49,7 +50,18 @@ class Nm(Masking):
     def alone(self) -> bool:
         return self.taken == "shared"
 
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        return self.taken == "shared"
+
     def apply(self, stack: Stack) -> Tensor:
+        return self.take(stack)[0]
+
+    def take(self, stack: Stack, taken: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the masked deltas, (k, *shape), and which entries some task has, bool (*shape).
+
+        `taken` are those that earlier tasks have.
+        """
         import torch
         from torch.nn.functional import pad
 
@@ -58,6 +70,9 @@ class Nm(Masking):
         magnitude = pad(rows.abs(), (0, -length % self.m), value=-1.0)
         groups = magnitude.unflatten(-1, (-1, self.m))  # (k, rows, groups, m)
         free = torch.ones(groups.shape[1:], dtype=torch.bool)
+        if taken is not None:
+            padded = pad(taken.reshape(rows.shape[1:]), (0, -length % self.m))
+            free = ~padded.unflatten(-1, (-1, self.m))
         masked = torch.empty_like(rows)
         for row, group, out in zip(rows, groups, masked, strict=True):
             open_to = group.where(free, group.new_tensor(-1.0))
@@ -67,4 +82,5 @@ class Nm(Masking):
             if self.taken == "excluded":
                 free &= ~kept
             torch.mul(row, kept.flatten(-2)[..., :length], out=out)
-        return masked.reshape(stack.deltas.shape)
+        all_taken = ~free.flatten(-2)[..., :length].reshape(stack.deltas.shape[1:])
+        return masked.reshape(stack.deltas.shape), all_taken

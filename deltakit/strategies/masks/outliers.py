@@ -34,6 +34,7 @@ class Outliers(Masking):
     density: Density = 0.9
     gamma: DropRate = 0.01
 
+    streams = True
     paper = "Davari & Belilovsky 2023, arXiv:2312.06795"
 
     @property

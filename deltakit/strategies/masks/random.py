@@ -32,6 +32,7 @@ class Random(Masking):
     density: Density | Literal["auto"] = "auto"
     rescale: Rescale = "none"
 
+    streams_with = "density a number"
     paper = "arXiv:2411.02813"
 
     @property
@@ -41,6 +42,10 @@ class Random(Masking):
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor" if self.rescale == "l1" else "nothing"
+
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        return self.density != "auto"
 
     def apply(self, stack: Stack) -> Tensor:
         density = 1 / len(stack.deltas) if self.density == "auto" else self.density

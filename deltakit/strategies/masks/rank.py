@@ -34,6 +34,7 @@ class Rank(Masking):
     eps: DropRate = 0.15
     rescale: Inverse = "inverse"
 
+    streams = True
     paper = "Deep et al. 2024, arXiv:2406.11617"
     draws = True
     unit = "row"
