@@ -164,7 +164,7 @@ def run_deltakit(adapters: list[Path], mode: str, out: Path) -> dict[str, float]
 
     from deltakit.lora.cut import Size
     from deltakit.lora.merge import merge_adapters
-    from deltakit.lora.opening import open_members
+    from deltakit.members import open_members
 
     torch.linalg.qr(torch.ones(3, 2))  # torch's own libraries are loaded on first use
     size = Size() if mode in ("cat", "linear") else Size(rank=RANK)
@@ -220,7 +220,7 @@ def identity(kind: str, work: Path) -> tuple[float, str]:
     """Return how far weights 1, 0 are from the first adapter: deltakit's merge, and PEFT's."""
     from benchmarks.lora_models import adapter_of_kind, base_model, logits, merged_by_peft
     from deltakit.lora.merge import merge_adapters
-    from deltakit.lora.opening import open_members
+    from deltakit.members import open_members
 
     base = base_model(work / "base")
     paths = [adapter_of_kind(kind, base, work / f"{seed}", seed) for seed in range(2)]

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit_cli.output import fraction, say, size, table
 
 if TYPE_CHECKING:
     from deltakit.lora.overlap import AdapterFigures, OverlapReport, PairOverlap
+    from deltakit.store import Store
 
 MOST = 5  # modules shown of a pair; --json has them all
 
 
-def all_adapters(names: Sequence[str]) -> bool:
-    """Tell whether all that is named are adapters given by path."""
+def all_adapters(names: Sequence[str], store: Store | None) -> bool:
+    """Tell whether all that is named are adapters."""
+    from deltakit.experts import locate
     from deltakit.lora import is_adapter
 
-    return all(is_adapter(_path(name)) for name in names)
-
-
-def _path(name: str) -> Path:
-    label, equals, rest = name.partition("=")
-    return Path(rest if equals and os.sep not in label else name)
+    return all(is_adapter(locate(name, store).path) for name in names)
 
 
 def show_overlap(report: OverlapReport) -> None:

@@ -10,6 +10,12 @@ from deltakit_cli.output import fraction, size
 if TYPE_CHECKING:
     from deltakit.store import TaskRecord
 
+ROLES = {
+    "add": "mergeable",
+    "replace": "lossless: restores the model bit for bit",
+    "adapter": "mergeable as it is, restores the adapter byte for byte",
+}
+
 
 def task_data(record: TaskRecord) -> dict[str, Any]:
     """Return what a task's manifest says, as data."""
@@ -34,21 +40,23 @@ def task_data(record: TaskRecord) -> dict[str, Any]:
 
 def task_fields(record: TaskRecord) -> list[tuple[str, str]]:
     """Return what a reader wants to know of a task first, as name and text."""
-    share = record.nbytes / max(1, record.model_nbytes)
-    kept = "lossless: restores the model bit for bit" if record.role == "replace" else "mergeable"
     rounding = "exact" if record.exact else "rounded to the stored dtype"
+    share = record.nbytes / max(1, record.model_nbytes)
+    of_model = f", {share:.3f} of the model's {size(record.model_nbytes)}"
+    adapter = record.role == "adapter"
     return [
         ("task", record.name),
-        ("base", f"{record.base} ({record.base_fingerprint[:16]})"),
-        ("role", f"{record.role} ({kept})"),
-        ("density", fraction(record.density)),
-        ("values", rounding),
-        (
-            "size",
-            f"{size(record.nbytes)}, {share:.3f} of the model's {size(record.model_nbytes)}",
-        ),
+        ("base", _base(record)),
+        ("role", f"{record.role} ({ROLES[record.role]})"),
+        *([] if adapter else [("density", fraction(record.density)), ("values", rounding)]),
+        ("size", size(record.nbytes) + ("" if adapter else of_model)),
         ("importance", "yes" if record.importance_path else "no"),
     ]
+
+
+def _base(record: TaskRecord) -> str:
+    told = f"{record.base} ({record.base_fingerprint[:16]})" if record.base_fingerprint else ""
+    return told if record.base else "none: names and shapes are checked when it is merged"
 
 
 def made_by(provenance: dict[str, str]) -> list[tuple[str, str]]:
@@ -57,6 +65,8 @@ def made_by(provenance: dict[str, str]) -> list[tuple[str, str]]:
         f"{k} {provenance[k]}" for k in ("density", "seed", "file") if k in provenance
     )
     mask = provenance.get("mask", "none") + (f" ({about})" if about else "")
+    if "adapter" in provenance:
+        return [(k.replace("_", " "), text) for k, text in provenance.items()]
     rest = [k for k in provenance if k not in ("mask", "density", "seed", "file", "task")]
     return [("mask", mask), *((k.replace("_", " "), provenance[k]) for k in rest)]
 

@@ -158,6 +158,10 @@ class Delta(DeltaSource):
         return LazyDelta(out)
 
     @property
+    def made_against(self) -> ModelTable:
+        return self.base
+
+    @property
     def files(self) -> list[SafetensorsFile]:
         return [self.file]
 

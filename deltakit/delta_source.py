@@ -15,6 +15,7 @@ from deltakit.tensors.source import TensorSource
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deltakit.provenance import ModelTable
     from deltakit.tensors.reader import SafetensorsFile
 
 
@@ -50,6 +51,11 @@ class DeltaSource(ABC):
         out = raw.view(base.dtype)[: base.numel()]
         self.block_into(out, name, start, base.tensor)
         return LazyDelta(out)
+
+    @property
+    def made_against(self) -> ModelTable | None:
+        """The base that an artifact was made against; None where nothing tells."""
+        return None
 
     @property
     def files(self) -> Sequence[SafetensorsFile]:

@@ -57,12 +57,12 @@ def resolve(
             expected=f"{len(names)} maps, in the order of the tasks",
             got=f"{len(importance)}",
         )
-    found = [_locate(name, store) for name in names]
+    found = [locate(name, store) for name in names]
     model, table = _base(found, base, store)
     stored = [place.importance for place in found]
     maps = [Path(path) for path in importance] if importance else stored
     experts = [
-        Expert(place.label, _source(place.path), found_map)
+        Expert(place.label, open_source(place.path), found_map)
         for place, found_map in zip(found, maps, strict=True)
     ]
     return Resolved(model, table, experts, [str(place.path) for place in found])
@@ -73,7 +73,7 @@ def reopen(recipe: Recipe) -> Resolved:
     experts = [
         Expert(
             task.name,
-            _source(Path(task.path)),
+            open_source(Path(task.path)),
             None if task.importance is None else Path(task.importance),
         )
         for task in recipe.tasks
@@ -82,8 +82,8 @@ def reopen(recipe: Recipe) -> Resolved:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where an expert lies."""
+class Place:
+    """Where an expert lies, and what it is called."""
 
     label: str
     path: Path
@@ -91,18 +91,19 @@ class _Place:
     importance: Path | None = None
 
 
-def _locate(name: str, store: Store | None) -> _Place:
+def locate(name: str, store: Store | None = None) -> Place:
+    """Return what a name stands for; `resolve` says how it is read, and what is raised."""
     label, equals, rest = name.partition("=")
     given = rest if equals and os.sep not in label else name
     is_path = os.sep in given or given in (".", "..") or given.endswith(".safetensors")
     if not is_path and store is not None and given in store.tasks():
         task = store.task(given)
-        return _Place(
+        return Place(
             label if given != name else given, task.delta_path, task.base, task.importance_path
         )
     path = Path(given)
     if path.exists():
-        return _Place(label if given != name else _label(path), path)
+        return Place(label if given != name else _label(path), path)
     if is_path:
         raise NotFound("no such model or delta", where=given, remedy="check the path")
     known = store.tasks() if store is not None else []
@@ -121,7 +122,8 @@ def _label(path: Path) -> str:
     return SafetensorsFile(path).header.metadata.get("task") or path.stem
 
 
-def _source(path: Path) -> DeltaSource:
+def open_source(path: Path) -> DeltaSource:
+    """Open a path as one expert: an adapter, a stored delta, or a fine-tuned model."""
     if is_adapter(path):
         return AdapterDelta(open_adapter(path))
     if path.is_file() and "deltakit" in SafetensorsFile(path).header.metadata:
@@ -130,7 +132,7 @@ def _source(path: Path) -> DeltaSource:
 
 
 def _base(
-    found: Sequence[_Place], base: str | None, store: Store | None
+    found: Sequence[Place], base: str | None, store: Store | None
 ) -> tuple[Checkpoint, ModelTable | None]:
     if base is not None:
         if store is not None and os.sep not in base and base in store.bases():

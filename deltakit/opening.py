@@ -32,6 +32,8 @@ def open_any(path: str | Path) -> Adapter | Checkpoint | Delta | ImportanceMap |
     Raises NotFound, or BadFile for what is not safetensors.
     """
     path = Path(path)
+    if is_adapter(path):
+        return open_adapter(path)
     if path.is_file() and path.suffix == ".safetensors":
         file = SafetensorsFile(path)
         metadata = file.header.metadata
@@ -41,6 +43,4 @@ def open_any(path: str | Path) -> Adapter | Checkpoint | Delta | ImportanceMap |
             if kind not in _KINDS:
                 raise BadFile(f"unknown kind of artifact {kind!r}", where=str(path))
             return _KINDS[kind](path)
-    if is_adapter(path):
-        return open_adapter(path)
     return Checkpoint.open(path)

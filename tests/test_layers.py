@@ -24,7 +24,7 @@ ROOMS = [
     ["lora"],
     ["store"],
     ["experts"],
-    ["merging", "opening"],
+    ["merging", "opening", "members"],
     ["inspect"],
     ["learn"],
     ["deltakit_cli"],

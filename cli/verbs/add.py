@@ -1,4 +1,4 @@
-"""deltakit add: keep what a fine-tuned model changed."""
+"""deltakit add: keep what a fine-tuned model changed, or an adapter."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deltakit_cli.records import task_data, task_fields
 
 if TYPE_CHECKING:
     from deltakit.mask import Mask
+    from deltakit.store import TaskRecord
     from deltakit.store.made_mask import MaskPlan
 
 PANEL = "Store"
@@ -22,8 +23,15 @@ PANEL = "Store"
 
 def command(
     task: Annotated[str, typer.Argument(help="What to call the task.")],
-    base: Annotated[str, typer.Option(help="The registered base it was fine-tuned from.")],
-    model: Annotated[Path, typer.Option(help="The fine-tuned model: a folder or one file.")],
+    base: Annotated[
+        str | None, typer.Option(help="The registered base it was fine-tuned from.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The fine-tuned model: a folder or one file.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Instead: a LoRA, a PEFT folder or a kohya file.")
+    ] = None,
     mask: Annotated[
         str | None,
         typer.Option(metavar="NAME[:KEY=VALUE,..]|FILE", help="Which entries to keep."),
@@ -44,10 +52,24 @@ def command(
     store: StorePath = None,
     as_json: Json = False,
 ) -> None:
-    """Store a fine-tuned model as its delta to a base.
+    """Store a fine-tuned model as its delta to a base, or a LoRA adapter as it is.
 
     deltakit add trec --base minilm --model ./ft-trec --mask sotu --p 0.9
+
+    deltakit add style --base llama --adapter ./lora-style
     """
+    if adapter is not None:
+        thinned = (mask, p, density, seed, values_dtype)
+        if model is not None or lossless or any(given is not None for given in thinned):
+            raise typer.BadParameter(
+                "--adapter keeps an adapter as it is: of the other options only --base and"
+                " --importance go with it"
+            )
+        _add_adapter(task, adapter, base, importance, store, as_json)
+        return
+    if base is None or model is None:
+        missing = "--base NAME" if base is None else "--model PATH"
+        raise typer.BadParameter(f"{missing} is missing; or give --adapter PATH")
     from deltakit.store import Store
     from deltakit.tensors.checkpoint import Checkpoint
     from deltakit.tensors.dtypes import parse_dtype
@@ -80,14 +102,37 @@ def command(
 
     def render() -> None:
         fields([*task_fields(record), ("time", seconds(took))])
-        left_out = record.provenance.get("left_out")
-        if left_out:
-            note(f"note: files of the folder that are not kept: {left_out}")
+        _note_left_out(record)
         integers = record.provenance.get("integers_left")
         if integers:
             note(f"note: integer tensors differ, and no merge will apply them: {integers}")
 
     emit({**task_data(record), "seconds": took}, render, as_json)
+
+
+def _add_adapter(
+    task: str,
+    adapter: Path,
+    base: str | None,
+    importance: Path | None,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    from deltakit.store import Store
+
+    record = Store.open(store).add_adapter(task, adapter, base=base, importance=importance)
+
+    def render() -> None:
+        fields(task_fields(record))
+        _note_left_out(record)
+
+    emit(task_data(record), render, as_json)
+
+
+def _note_left_out(record: TaskRecord) -> None:
+    left_out = record.provenance.get("left_out")
+    if left_out:
+        note(f"note: files of the folder that are not kept: {left_out}")
 
 
 def choose_mask(

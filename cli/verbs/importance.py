@@ -83,17 +83,23 @@ def _of_task(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    from deltakit.delta import Delta
     from deltakit.engine.threads import one_torch_thread
+    from deltakit.errors import BadValue
+    from deltakit.experts import open_source
     from deltakit.importance import importance_of_delta
     from deltakit.store import Store
 
     opened = Store.open(store)
     record = opened.task(task)
     if data is None:
+        if record.base is None:
+            raise BadValue(
+                f"the adapter {task!r} was added without its base, so it has no delta to one",
+                remedy=f"remove it, and add it again with --base NAME: deltakit rm {task}",
+            )
         source, _ = opened.open_base(record.base)
         with one_torch_thread():
-            found = importance_of_delta(Delta.open(record.delta_path), source, task=task)
+            found = importance_of_delta(open_source(record.delta_path), source, task=task)
     else:
         if model is None:
             raise typer.BadParameter("--data needs --model PATH, the fine-tuned model")
@@ -117,8 +123,8 @@ def _of_path(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from deltakit.delta_source import ModelDelta
     from deltakit.engine.threads import one_torch_thread
+    from deltakit.experts import open_source
     from deltakit.importance import importance_of_delta
     from deltakit.tensors.checkpoint import Checkpoint
 
@@ -135,7 +141,7 @@ def _of_path(
     else:
         assert source is not None
         with one_torch_thread():
-            found = importance_of_delta(ModelDelta(Checkpoint.open(path)), source, task=name)
+            found = importance_of_delta(open_source(path), source, task=name)
     _with_base(found, None if source is None else source.fingerprint()).save(out)
 
     def render() -> None:

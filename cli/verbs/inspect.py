@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,11 +56,11 @@ def command(
         headers = [_read_header(name, found) for name in tasks]
         emit(headers, lambda: show_headers(headers), as_json)
         return
-    if base is None and all_adapters(tasks):
-        from deltakit.lora.opening import open_members
+    if base is None and all_adapters(tasks, found):
         from deltakit.lora.overlap import overlap
+        from deltakit.members import open_members
 
-        figures = overlap(open_members(tasks))
+        figures = overlap(open_members(tasks, store=found))
         emit(figures, lambda: show_overlap(figures), as_json)
         return
     report = _compare(tasks, base, found)
@@ -92,29 +90,22 @@ def _compare(names: list[str], base: str | None, store: Store | None) -> Report:
 
 def _read_header(name: str, store: Store | None) -> HeaderReport:
     from deltakit.delta import Delta
-    from deltakit.errors import BadFile, UnknownName, nearest
+    from deltakit.errors import BadFile
+    from deltakit.experts import locate
     from deltakit.inspect import read_header
     from deltakit.lora.adapter import Adapter
     from deltakit.opening import open_any
     from deltakit.tensors.checkpoint import Checkpoint
 
-    known = store.tasks() if store is not None else []
-    if store is not None and name in known:
-        return read_header(Delta.open(store.task(name).delta_path), name)
-    label, equals, rest = name.partition("=")
-    path = rest if equals and os.sep not in label else name
-    if os.sep not in path and not Path(path).exists():
-        close = nearest(path, known)
-        raise UnknownName(
-            f"{path!r} is neither a task nor a path",
-            remedy=f"did you mean {close!r}?" if close else "see: deltakit ls",
-        )
-    source = open_any(path)
+    place = locate(name, store)
+    source = open_any(place.path)
     if not isinstance(source, Delta | Checkpoint | Adapter):
         raise BadFile(
-            "neither a delta, an adapter nor a model", where=path, got=type(source).__name__.lower()
+            "neither a delta, an adapter nor a model",
+            where=str(place.path),
+            got=type(source).__name__.lower(),
         )
-    return read_header(source, label if path != name else None)
+    return read_header(source, place.label)
 
 
 def show_headers(headers: Sequence[HeaderReport]) -> None:

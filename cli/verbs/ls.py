@@ -18,12 +18,12 @@ def command(store: StorePath = None, as_json: Json = False) -> None:
 
     def render() -> None:
         if not records:
-            say("no task yet: deltakit add TASK --base BASE --model PATH")
+            say("no task yet: deltakit add TASK --base BASE --model PATH, or --adapter PATH")
             return
         rows = [
             [
                 r.name,
-                r.base,
+                r.base or "-",
                 r.role,
                 fraction(r.density),
                 size(r.total_nbytes),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, fields, fraction, say, shorten, size, table
 from deltakit_cli.records import age, made_by, task_data, task_fields
+
+if TYPE_CHECKING:
+    from deltakit.store import TaskRecord
 
 PANEL = "Store"
 
@@ -24,31 +27,24 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show a task: what it changes, how it is stored, and where it comes from."""
-    from deltakit.delta import Delta
     from deltakit.store import Store
 
     record = Store.open(store).task(task)
-    delta = Delta.open(record.delta_path)
-    codecs = Counter(tensor.codec for tensor in delta.tensors.values())
-    changed, total = len(delta.tensors), len(delta.new.infos)
-    delta.close()
+    holds = adapter_data(record) if record.role == "adapter" else delta_data(record)
     units = [] if record.importance_path is None else top_units(record.importance_path)
     files = {name: record.manifest.files[name].size for name in record.at.names}
     data: dict[str, Any] = {
         **task_data(record),
-        "tensors": total,
-        "tensors_changed": changed,
-        "codecs": codecs,
+        **holds,
         "importance_top": units,
         "files": files,
     }
 
     def render() -> None:
-        stored = ", ".join(f"{count} {codec}" for codec, count in sorted(codecs.items()))
         fields(
             [
                 *task_fields(record),
-                ("tensors", f"{changed} of {total} changed" + (f": {stored}" if stored else "")),
+                *(adapter_fields(holds) if record.role == "adapter" else delta_fields(holds)),
                 ("revision", f"{record.revision}, {age(record.created)} ago ({record.created})"),
                 *made_by(record.provenance),
             ]
@@ -63,6 +59,54 @@ def command(
             table(["most important", "score"], scores, align="lr")
 
     emit(data, render, as_json)
+
+
+def delta_data(record: TaskRecord) -> dict[str, Any]:
+    """Return what the delta's header tells, as data."""
+    from deltakit.delta import Delta
+
+    delta = Delta.open(record.delta_path)
+    delta.close()
+    return {
+        "tensors": len(delta.new.infos),
+        "tensors_changed": len(delta.tensors),
+        "codecs": Counter(tensor.codec for tensor in delta.tensors.values()),
+    }
+
+
+def delta_fields(holds: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the same for a reader, as name and text."""
+    stored = ", ".join(f"{count} {codec}" for codec, count in sorted(holds["codecs"].items()))
+    changed = f"{holds['tensors_changed']} of {holds['tensors']} changed"
+    return [("tensors", changed + (f": {stored}" if stored else ""))]
+
+
+def adapter_data(record: TaskRecord) -> dict[str, Any]:
+    """Return what the adapter's header and config tell, as data."""
+    from deltakit.lora import open_adapter
+
+    adapter = open_adapter(record.delta_path)
+    adapter.close()
+    parts = adapter.parts.values()
+    return {
+        "modules": len(parts),
+        "ranks": sorted({part.rank for part in parts}),
+        "scalings": sorted({part.scaling for part in parts}),
+        "kept_whole": sorted([*adapter.whole, *adapter.rows]),
+        "dtypes": adapter.dtypes,
+    }
+
+
+def adapter_fields(holds: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the same for a reader, as name and text."""
+    ranks = ", ".join(f"{rank}" for rank in holds["ranks"])
+    scalings = ", ".join(f"{scaling:g}" for scaling in holds["scalings"])
+    kept = len(holds["kept_whole"])
+    return [
+        ("modules", f"{holds['modules']} of rank {ranks}, scaling {scalings}"),
+        *([("kept whole", f"{kept} parameters")] if kept else []),
+        ("dtypes", ", ".join(holds["dtypes"])),
+    ]
 
 
 def top_units(path: Path) -> list[tuple[str, float]]:

@@ -104,7 +104,7 @@ def named_bases(recipe: Recipe, experts: Sequence[Expert], maps: Sequence[Import
     """Tell whether anything says which base it belongs to."""
     return (
         recipe.base_fingerprint is not None
-        or any(isinstance(expert.source, Delta) for expert in experts)
+        or any(expert.source.made_against is not None for expert in experts)
         or any(found.base is not None for found in maps)
     )
 
@@ -114,9 +114,10 @@ def check_bases(
 ) -> Recipe:
     """Compare every stored delta's base, and the recipe's, with this one; return it named."""
     for expert in experts:
-        if isinstance(expert.source, Delta):
+        made_against = expert.source.made_against
+        if made_against is not None:
             artifact = f"the delta of task {expert.name!r}"
-            expert.source.base.check_same(table, artifact, base.label)
+            made_against.check_same(table, artifact, base.label)
     if recipe.base_fingerprint not in (None, table.fingerprint):
         raise WrongBase(
             "the recipe was made with another base",

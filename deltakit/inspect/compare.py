@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from deltakit.delta import Delta
 from deltakit.delta_source import DeltaSource, merged_names
 from deltakit.errors import BadValue, DeltakitError
 from deltakit.inspect import naming
@@ -81,9 +80,10 @@ def _check(
             notes += source.check_base(base)
         except DeltakitError as error:
             raise error.at(f"task {task!r}") from None
-        if isinstance(source, Delta):
+        made_against = source.made_against
+        if made_against is not None:
             table = table or ModelTable(base.infos, base.digests())
-            source.base.check_same(table, f"the delta of task {task!r}", base.label)
+            made_against.check_same(table, f"the delta of task {task!r}", base.label)
     return notes
 
 

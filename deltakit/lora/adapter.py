@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from deltakit.errors import DeltakitError, NonFinite, UnknownName, nearest
 from deltakit.lora.config import AdapterConfig
 from deltakit.lora.factors import Factors
+from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
-from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from deltakit.provenance import ModelTable
 
 Kind = Literal["linear", "embedding", "conv"]
 
@@ -56,15 +58,17 @@ class Adapter:
 
     `parts` by module; `whole` are parameters kept whole and `rows` parts of them, by the
     parameter's name in the base. `flat` tells that module names have lost their dots (kohya).
+    `base` is the model it was stored for, where a store was told.
     """
 
     path: Path
-    source: TensorSource
+    source: Checkpoint
     config: AdapterConfig
     parts: Mapping[str, Part]
     whole: Mapping[str, str] = field(default_factory=dict)  # parameter -> tensor
     rows: Mapping[str, Rows] = field(default_factory=dict)
     flat: bool = False
+    base: ModelTable | None = None
 
     @property
     def label(self) -> str:
@@ -123,6 +127,9 @@ class Adapter:
     @property
     def nbytes(self) -> int:
         return sum(info.nbytes for info in self.source.infos.values())
+
+    def close(self) -> None:
+        self.source.close()
 
     def check_unchanged(self) -> None:
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from deltakit.provenance import ModelTable
     from deltakit.tensors.reader import SafetensorsFile
 
 Adding = Callable[["Tensor", int, "Tensor"], None]  # out, start, base: adds a block of the delta
@@ -57,6 +58,10 @@ class AdapterDelta(DeltaSource):
         out.zero_()
         if self.changes(name):
             self._adding(name, out.dtype)(out, start, base)
+
+    @property
+    def made_against(self) -> ModelTable | None:
+        return self.adapter.base
 
     @property
     def files(self) -> Sequence[SafetensorsFile]:

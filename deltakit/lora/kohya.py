@@ -39,16 +39,21 @@ def open_kohya(path: Path, files: Files = LOCAL) -> Adapter:
     """
     source = Checkpoint(path, [SafetensorsFile(path, files)], files)
     try:
-        modules: dict[str, dict[str, str]] = {}
-        for name, info in source.infos.items():
-            module, end = _split(name)
-            if info.dtype not in FLOATS:
-                raise BadFile(f"the tensor {name!r} is {info.dtype}", expected=some(FLOATS))
-            modules.setdefault(module, {})[end] = name
-        parts = {name: _part(name, modules[name], source) for name in sorted(modules)}
+        return read_kohya(path, source)
     except DeltakitError as error:
         source.close()
         raise error.at(str(path)) from None
+
+
+def read_kohya(path: Path, source: Checkpoint) -> Adapter:
+    """Return the adapter that tensors named as kohya does make up."""
+    modules: dict[str, dict[str, str]] = {}
+    for name, info in source.infos.items():
+        module, end = _split(name)
+        if info.dtype not in FLOATS:
+            raise BadFile(f"the tensor {name!r} is {info.dtype}", expected=some(FLOATS))
+        modules.setdefault(module, {})[end] = name
+    parts = {name: _part(name, modules[name], source) for name in sorted(modules)}
     return Adapter(path, source, AdapterConfig(), parts, flat=True)
 
 

@@ -34,7 +34,7 @@ def open_peft(folder: Path, files: Files = LOCAL) -> Adapter:
     file = check_link(file, folder)
     source = Checkpoint(file, [SafetensorsFile(file, files)], files)
     try:
-        return _adapter(folder, source, config)
+        return read_adapter(folder, source, config)
     except DeltakitError as error:
         source.close()
         raise error.at(str(file)) from None
@@ -52,7 +52,8 @@ def _refuse_other_weights(folder: Path) -> None:
     raise NotFound("the adapter has no weights", where=str(folder), expected=TENSORS_NAME)
 
 
-def _adapter(folder: Path, source: Checkpoint, config: AdapterConfig) -> Adapter:
+def read_adapter(path: Path, source: Checkpoint, config: AdapterConfig) -> Adapter:
+    """Return the adapter that tensors named as PEFT does make up."""
     found: dict[str, dict[Role, str]] = {}
     whole: dict[str, str] = {}
     rows: dict[str, Rows] = {}
@@ -71,7 +72,7 @@ def _adapter(folder: Path, source: Checkpoint, config: AdapterConfig) -> Adapter
     parts = {module: _part(module, found[module], source, config) for module in sorted(found)}
     if not parts and not whole and not rows:
         raise BadFile("the adapter holds no tensors")
-    return Adapter(folder, source, config, parts, whole, rows)
+    return Adapter(path, source, config, parts, whole, rows)
 
 
 def _part(module: str, names: dict[Role, str], source: Checkpoint, config: AdapterConfig) -> Part:

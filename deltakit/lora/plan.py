@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -90,8 +91,8 @@ def plan_merge(
     size.check()
     chosen = find(mode, settings)
     _check_names(members)
-    if importance and not chosen.needs_importance:
-        raise BadValue(f"{mode} uses no importance maps", remedy="leave them out")
+    if importance:
+        members = _with_maps(members, importance, chosen, mode)
     if not chosen.ordered:  # then the content's, so that the given one changes no bit
         members = sorted(members, key=lambda m: (m.adapter.source.fingerprint(), m.name))
     used = [member for member in members if member.weight != 0.0]
@@ -108,7 +109,7 @@ def plan_merge(
     ranks = {module: [p.rank for p in parts.values()] for module, parts in modules.items()}
     for module, found in ranks.items():
         chosen.rank(found, shape_of(next(iter(modules[module].values()))))  # refuses what it cannot
-    facts = chosen.prepare(ranks, _scores(importance, used)) if chosen.needs_importance else {}
+    facts = chosen.prepare(ranks, _scores(used)) if chosen.needs_importance else {}
     fields, notes = merged_fields(used, kept)
     record = Record.of(members, mode, chosen.settings, size, scale, seed)
     out = _dtype(used) if dtype is None else parse_dtype(dtype)
@@ -142,19 +143,41 @@ def _check_dora(used: Sequence[Member], mode: str, size: Size, scale: float) -> 
         )
 
 
-def _scores(importance: Sequence[str | Path], used: Sequence[Member]) -> list[dict[str, Any]]:
-    if len(importance) != len(used):
+def _with_maps(
+    members: Sequence[Member], importance: Sequence[str | Path], mode: Mode, name: str
+) -> list[Member]:
+    """Return the members with these maps in place of their own."""
+    if not mode.needs_importance:
+        raise BadValue(f"{name} uses no importance maps", remedy="leave them out")
+    if len(importance) != len(members):
         raise BadValue(
-            "the mode needs an importance map of rank units for each adapter",
-            expected=f"{len(used)} maps, in the order of the adapters",
+            "an importance map goes with each adapter",
+            expected=f"{len(members)} maps, in the order of the adapters",
             got=f"{len(importance)}",
-            remedy='capture them in training: KlfImportance.attach(model, units="rank")',
         )
+    return [
+        dataclasses.replace(member, importance=Path(path))
+        for member, path in zip(members, importance, strict=True)
+    ]
+
+
+def _scores(used: Sequence[Member]) -> list[dict[str, Any]]:
     found = []
-    for path in importance:
-        scores = ImportanceMap.open(path)
+    for member in used:
+        if member.importance is None:
+            raise BadValue(
+                "the mode needs an importance map of rank units for each adapter",
+                where=member.name,
+                remedy='capture them in training: KlfImportance.attach(model, units="rank"),'
+                " and name each: --importance FILE, once an adapter",
+            )
+        scores = ImportanceMap.open(member.importance)
         if scores.units != "rank":
-            raise BadValue("not scores of ranks", where=str(path), got=f"units {scores.units}")
+            raise BadValue(
+                "not scores of ranks",
+                where=str(member.importance),
+                got=f"units {scores.units}",
+            )
         found.append({name.removeprefix(PREFIX): values for name, values in scores.items()})
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, nearest, some
 from deltakit.lora.adapter import Adapter, Part
@@ -11,11 +12,12 @@ from deltakit.lora.adapter import Adapter, Part
 
 @dataclass(frozen=True)
 class Member:
-    """One adapter of a merge: the name its random masks depend on, and its weight."""
+    """One adapter of a merge: the name its random masks depend on, its weight, its importance."""
 
     name: str
     adapter: Adapter
     weight: float = 1.0
+    importance: Path | None = None  # a map of rank units
 
 
 def union(members: Sequence[Member]) -> Mapping[str, Mapping[int, Part]]:

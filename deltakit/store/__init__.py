@@ -5,8 +5,9 @@
       bases/<name>.json             path, fingerprint, digest of each tensor, size and time of files
       tasks/<task>/task.json        THE commit point: the task's revisions and the files they name
       tasks/<task>/delta-<blake3>.safetensors
+      tasks/<task>/adapter-<blake3>.safetensors      a LoRA as it is, instead of a delta
       tasks/<task>/importance-<blake3>.safetensors
-      tasks/<task>/checkpoint-<blake3>.safetensors   lossless only: original headers, side files
+      tasks/<task>/checkpoint-<blake3>.safetensors   what restores: original headers, side files
       locks/                        empty files that processes lock
 
 Data files are immutable and named for their content. Manifests are strict JSON, canonical, with

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deltakit.errors import NamesDiffer, ShapeMismatch, WrongBase, nearest, some
+from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, WrongBase, nearest, some
+from deltakit.lora import open_adapter
+from deltakit.lora.layout import PREFIX
 from deltakit.store.content import keep
 from deltakit.store.home import Home
 from deltakit.store.manifest import now
@@ -16,18 +18,15 @@ from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     from deltakit.importance import ImportanceMap
+    from deltakit.lora.adapter import Adapter
+    from deltakit.provenance import ModelTable
 
 
 def attach_importance(home: Home, task: str, importance: ImportanceMap) -> TaskRecord:
     """Commit a revision of the task with this map in place of the one it had."""
-    from deltakit.delta import Delta
-
     with home.task_lock(task):
         record = read_task(home, task)
-        delta = Delta.open(record.delta_path, home.files)
-        infos = {**delta.new.infos, **delta.base.infos}
-        delta.close()
-        check_importance(importance, record.base_fingerprint, infos)
+        _check_fits(importance, record, home)
         name, file = keep(
             record.folder,
             "importance",
@@ -51,8 +50,49 @@ def attach_importance(home: Home, task: str, importance: ImportanceMap) -> TaskR
     return TaskRecord(record.folder, manifest, revision)
 
 
+def _check_fits(importance: ImportanceMap, record: TaskRecord, home: Home) -> None:
+    if record.role == "adapter":
+        adapter = open_adapter(record.delta_path, home.files)
+        adapter.close()
+        check_importance_of_adapter(importance, adapter)
+        return
+    from deltakit.delta import Delta
+
+    delta = Delta.open(record.delta_path, home.files)
+    delta.close()
+    infos = {**delta.new.infos, **delta.base.infos}
+    check_importance(importance, delta.base.fingerprint, infos)
+
+
+def check_importance_of_adapter(
+    importance: ImportanceMap, adapter: Adapter, base: ModelTable | None = None
+) -> None:
+    """Raise unless the map scores ranks of this adapter, or parameters of the base it is tied to.
+
+    base: what it is tied to, where its file does not say so yet.
+    """
+    base = base or adapter.base
+    if importance.units != "rank":
+        if base is None:
+            raise BadValue(
+                "the adapter is tied to no base whose parameters the map could score",
+                where=adapter.label,
+                got=f"units {importance.units!r}",
+                remedy="add the adapter with --base NAME, or a map of rank units",
+            )
+        check_importance(importance, base.fingerprint, base.infos)
+        return
+    infos = {
+        prefix + module: TensorInfo("F32", (part.rank,))
+        for module, part in adapter.parts.items()
+        for prefix in ("", PREFIX)
+    }
+    fingerprint = importance.base if base is None else base.fingerprint
+    check_importance(importance, fingerprint, infos)
+
+
 def check_importance(
-    importance: ImportanceMap, base_fingerprint: str, infos: Mapping[str, TensorInfo]
+    importance: ImportanceMap, base_fingerprint: str | None, infos: Mapping[str, TensorInfo]
 ) -> None:
     """Raise unless the map fits a model of this base with these parameters.
 
@@ -63,7 +103,7 @@ def check_importance(
     if importance.base is not None and importance.base != base_fingerprint:
         raise WrongBase(
             f"{label} was measured on another base",
-            expected=f"fingerprint {base_fingerprint[:16]}",
+            expected=f"fingerprint {(base_fingerprint or 'unknown')[:16]}",
             got=f"fingerprint {importance.base[:16]}",
             remedy="measure it again: deltakit importance",
         )
@@ -79,7 +119,7 @@ def check_importance(
         )
     for name, scores in importance.items():
         shape, units = infos[name].shape, importance.units
-        fitting = {"element": shape, "row": shape[:1], "gram": shape[-1:] * 2}
+        fitting = {"element": shape, "rank": shape, "row": shape[:1], "gram": shape[-1:] * 2}
         expected = fitting.get(units, tuple(scores.shape))
         if tuple(scores.shape) != expected:
             raise ShapeMismatch(

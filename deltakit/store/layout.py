@@ -15,13 +15,14 @@ from deltakit.store.content import file_digest
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.files import LOCAL, Files, read_whole
 from deltakit.tensors.header import TensorInfo
-from deltakit.tensors.index import INDEX_NAME
+from deltakit.tensors.index import INDEX_NAME, check_link
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.sidecars import sidecars
 from deltakit.tensors.writer import SafetensorsWriter
 
 KIND = "checkpoint"
 WEIGHTS, BESIDE = "weights/", "beside/"
+CARD_NAME = "README.md"
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Layout:
     beside: dict[str, bytes]
 
     @classmethod
-    def of(cls, model: Checkpoint, files: Files = LOCAL) -> Layout:
-        """Record the files of a model; reads all its bytes."""
+    def of(cls, model: Checkpoint, folder: Path, files: Files = LOCAL) -> Layout:
+        """Record the weight files, and what lies beside them in the folder; reads all bytes."""
         weights = {}
         for shard in model.shards:
             size, digest = file_digest(shard.path, files)
             weights[shard.path.name] = WeightFile(size, digest, shard.prefix())
         return cls(
-            weights, {p.as_posix(): read_whole(model.path / p, files) for p in _beside(model)}
+            weights, {p.as_posix(): read_whole(folder / p, files) for p in _beside(model, folder)}
         )
 
     def save(self, path: Path, task: str, files: Files = LOCAL) -> None:
@@ -95,20 +96,22 @@ class Layout:
             file.close()
 
 
-def left_out(model: Checkpoint) -> list[str]:
-    """Return the files at the top of a model's folder that a layout does not keep."""
-    if not model.path.is_dir():
+def left_out(model: Checkpoint, folder: Path) -> list[str]:
+    """Return the files at the top of a folder that a layout does not keep."""
+    if not folder.is_dir():
         return []
-    kept = {shard.path.name for shard in model.shards} | {p.as_posix() for p in _beside(model)}
-    return sorted(p.name for p in model.path.iterdir() if p.is_file() and p.name not in kept)
+    beside = {path.as_posix() for path in _beside(model, folder)}
+    kept = beside | {shard.path.name for shard in model.shards}
+    return sorted(p.name for p in folder.iterdir() if p.is_file() and p.name not in kept)
 
 
-def _beside(model: Checkpoint) -> list[Path]:
-    if not model.path.is_dir():
+def _beside(model: Checkpoint, folder: Path) -> list[Path]:
+    if not folder.is_dir():
         return []  # a lone file's folder may hold anything
     weights = {shard.path.name for shard in model.shards}
-    index = [Path(INDEX_NAME)] if (model.path / INDEX_NAME).exists() else []
-    return [p for p in [*index, *sidecars(model.path)] if p.as_posix() not in weights]
+    more = [Path(name) for name in (INDEX_NAME, CARD_NAME) if (folder / name).is_file()]
+    found = [check_link(folder / path, folder).relative_to(folder) for path in more]
+    return [p for p in [*found, *sidecars(folder)] if p.as_posix() not in weights]
 
 
 def _plain(path: str) -> str:

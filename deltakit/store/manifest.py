@@ -13,11 +13,12 @@ from deltakit.tensors.digest import bytes_digest
 FORMAT = 1
 MOST_BYTES = 1 << 30
 
-DATA_NAME = r"^(delta|importance|checkpoint)-[0-9a-f]{64}\.safetensors$"
+DATA_NAME = r"^(delta|adapter|importance|checkpoint)-[0-9a-f]{64}\.safetensors$"
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Short = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 DataName = Annotated[str, msgspec.Meta(pattern=DATA_NAME)]
 Size = Annotated[int, msgspec.Meta(ge=0)]
+Role = Literal["add", "replace", "adapter"]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,15 +37,19 @@ class StoredFile(_Strict, frozen=True):
 
 
 class Revision(_Strict, frozen=True):
-    """One state of a task: what it was made of, and the state before it."""
+    """One state of a task: what it was made of, and the state before it.
+
+    base, base_fingerprint: null for an adapter that was added without its base. density: null for
+    an adapter, whose delta is never spread out.
+    """
 
     parent: Short | None
     created: str
     reason: Literal["add", "importance"]
-    base: str
-    base_fingerprint: Digest
-    role: Literal["add", "replace"]
-    density: float
+    base: str | None
+    base_fingerprint: Digest | None
+    role: Role
+    density: float | None
     exact: bool
     model_nbytes: Size
     delta: DataName

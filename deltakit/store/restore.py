@@ -1,10 +1,12 @@
-"""Restoring a fine-tuned checkpoint, file by file, with the proof that it is the same."""
+"""Restoring what a task was added from, file by file, with the proof that it is the same."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError
@@ -19,6 +21,9 @@ from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.new_file import NewFile, write_whole
 from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.source import TensorSource
+
+if TYPE_CHECKING:
+    from deltakit.delta_source import DeltaSource
 
 CHUNK = 4 << 20
 
@@ -48,12 +53,9 @@ class RestoreProof:
 def restore_task(
     home: Home, name: str, out: Path, *, overwrite: bool = False, progress: Progress | None = None
 ) -> RestoreProof:
-    """Write the fine-tuned checkpoint a lossless task was added from, bit for bit."""
-    from deltakit.delta import Delta
-    from deltakit.restored import Restored
-
+    """Write the checkpoint or adapter that a task was added from, bit for bit."""
     record = read_task(home, name)
-    if record.role != "replace" or record.checkpoint_path is None:
+    if record.checkpoint_path is None:
         raise BadValue(
             f"the task {name!r} does not restore a model bit for bit: it holds a mergeable delta",
             where=str(record.delta_path),
@@ -61,21 +63,51 @@ def restore_task(
             " --out DIR\nto keep one bit for bit: deltakit add NAME --lossless ...",
         )
     with one_torch_thread(), contextlib.ExitStack() as opened:
-        base, table = open_base(home, record.base, progress)
-        opened.callback(base.close)
-        _check_place(out, [base.folder, home.folder], overwrite)
-        delta = Delta.open(record.delta_path, home.files)
-        opened.callback(delta.close)
-        delta.base.check_same(table, f"the task {name!r}", str(base.path))
+        find = _adapter if record.role == "adapter" else _model
+        found = find(home, record, opened, progress)
+        _check_place(out, [*found.kept, home.folder], overwrite)
         layout = Layout.open(record.checkpoint_path, home.files)
         with new_folder(out, replace=overwrite, files=home.files) as folder:
             _write_beside(home, layout, folder)
-            source = Restored(base, delta)
             for file, was in layout.weights.items():
-                _write_weights(home, source, folder / file, was, progress)
-            base.check_unchanged()
-            delta.check_unchanged()
-            return _prove(home, record, layout, delta.new, folder, out)
+                _write_weights(home, found.source, folder / file, was, progress)
+            for source in found.read:
+                source.check_unchanged()
+            return _prove(home, record, layout, found.new, folder, out)
+
+
+class _Found(NamedTuple):
+    """Where the values come from, and what they must come to."""
+
+    source: TensorSource
+    new: ModelTable
+    read: Sequence[TensorSource | DeltaSource]
+    kept: Sequence[Path] = ()  # folders that the output must not replace
+
+
+def _model(
+    home: Home, record: TaskRecord, opened: contextlib.ExitStack, progress: Progress | None
+) -> _Found:
+    from deltakit.delta import Delta
+    from deltakit.restored import Restored
+
+    assert record.base is not None  # only an adapter may lack it
+    base, table = open_base(home, record.base, progress)
+    opened.callback(base.close)
+    delta = Delta.open(record.delta_path, home.files)
+    opened.callback(delta.close)
+    delta.base.check_same(table, f"the task {record.name!r}", str(base.path))
+    return _Found(Restored(base, delta), delta.new, [base, delta], [base.folder])
+
+
+def _adapter(
+    home: Home, record: TaskRecord, opened: contextlib.ExitStack, progress: Progress | None
+) -> _Found:
+    from deltakit.lora import open_adapter
+
+    source = open_adapter(record.delta_path, home.files).source
+    opened.callback(source.close)
+    return _Found(source, ModelTable(source.infos, source.digests()), [source])
 
 
 def _check_place(out: Path, kept: list[Path], overwrite: bool) -> None:

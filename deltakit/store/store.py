@@ -1,4 +1,4 @@
-"""Store: tasks by name, each a delta to a registered base."""
+"""Store: tasks by name, each a delta to a registered base, or an adapter."""
 
 from __future__ import annotations
 
@@ -108,11 +108,8 @@ class Store:
         DtypeMismatch for a model that does not fit, WrongBase for an importance map of another
         base.
         """
-        from deltakit.importance import ImportanceMap
         from deltakit.store.add import add_task
 
-        if isinstance(importance, str | Path):
-            importance = ImportanceMap.open(importance, self._home.files)
         return add_task(
             self._home,
             task,
@@ -121,9 +118,45 @@ class Store:
             lossless=lossless,
             mask=mask,
             dtype=dtype,
-            importance=importance,
+            importance=self._map(importance),
             progress=progress,
         )
+
+    def add_adapter(
+        self,
+        task: str,
+        path: str | Path,
+        *,
+        base: str | None = None,
+        importance: str | Path | ImportanceMap | None = None,
+        progress: Progress | None = None,
+    ) -> TaskRecord:
+        """Store a LoRA adapter as a new task: its factors as they are, never multiplied out.
+
+        >>> store.add_adapter("style", "./lora-style", base="llama")     # doctest: +SKIP
+
+        path: a PEFT folder or a kohya file; `restore` gives its files back byte for byte. base: a
+        registered base that it is fitted to, and tied to from then on; without one its names and
+        shapes are checked when it is merged. Raises AlreadyThere, BadFile for what is not
+        understood, NamesDiffer or ShapeMismatch for a base that it does not fit.
+        """
+        from deltakit.store.add_adapter import add_adapter
+
+        return add_adapter(
+            self._home,
+            task,
+            Path(path),
+            base=base,
+            importance=self._map(importance),
+            progress=progress,
+        )
+
+    def _map(self, given: str | Path | ImportanceMap | None) -> ImportanceMap | None:
+        from deltakit.importance import ImportanceMap
+
+        if isinstance(given, str | Path):
+            return ImportanceMap.open(given, self._home.files)
+        return given
 
     def attach_importance(self, task: str, importance: ImportanceMap) -> TaskRecord:
         """Give a task an importance map, as a new revision of it; refuses one of another base."""
@@ -156,9 +189,9 @@ class Store:
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> RestoreProof:
-        """Write the checkpoint folder a lossless task was added from, and prove it is the same.
+        """Write the folder a lossless task or an adapter was added from, and prove it is the same.
 
-        Raises BadValue for a task that is not lossless, BadFile when what would be written is not
+        Raises BadValue for a task that is neither, BadFile when what would be written is not
         what was added; then nothing is left in `out`.
         """
         from deltakit.store.restore import restore_task

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from deltakit.errors import BadFile, UnknownName, nearest
 from deltakit.store.home import Home
-from deltakit.store.manifest import Revision, TaskManifest
+from deltakit.store.manifest import Revision, Role, TaskManifest
 from deltakit.store.names import check_name
 
 
@@ -28,20 +27,21 @@ class TaskRecord:
         return self.manifest.task
 
     @property
-    def base(self) -> str:
+    def base(self) -> str | None:
+        """The name of its base; None for an adapter that was added without one."""
         return self.at.base
 
     @property
-    def base_fingerprint(self) -> str:
+    def base_fingerprint(self) -> str | None:
         return self.at.base_fingerprint
 
     @property
-    def role(self) -> Literal["add", "replace"]:
+    def role(self) -> Role:
         return self.at.role
 
     @property
-    def density(self) -> float:
-        """The fraction of the base's mergeable entries that hold a value."""
+    def density(self) -> float | None:
+        """The fraction of the base's mergeable entries that hold a value; None for an adapter."""
         return self.at.density
 
     @property
@@ -59,7 +59,7 @@ class TaskRecord:
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """The lossless task's record of the original files, or None."""
+        """The record of the original files, of a lossless task or an adapter, or None."""
         return None if self.at.checkpoint is None else self.folder / self.at.checkpoint
 
     @property
@@ -72,7 +72,7 @@ class TaskRecord:
 
     @property
     def model_nbytes(self) -> int:
-        """The size of the fine-tuned model's weight files."""
+        """The size of the weight files that the task was added from."""
         return self.at.model_nbytes
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deltakit.delta import Delta
 from deltakit.errors import DeltakitError, WrongBase
+from deltakit.lora import open_adapter
 from deltakit.provenance import check_kind
 from deltakit.store.bases import BaseRecord, Progress, hash_model, read_base
 from deltakit.store.content import file_digest
@@ -129,11 +130,13 @@ class _Look:
         except (DeltakitError, OSError) as error:
             return [found(path, error)]
         bad: list[Finding] = []
-        base = self._bases.get(record.base)
-        if base is None:
-            bad.append(Finding(path, None, f"its base {record.base!r} is not in the store"))
-        elif base.fingerprint != record.base_fingerprint:
-            bad.append(Finding(path, None, f"the base {record.base!r} is another one than it had"))
+        if record.base is not None:
+            base = self._bases.get(record.base)
+            if base is None:
+                bad.append(Finding(path, None, f"its base {record.base!r} is not in the store"))
+            elif base.fingerprint != record.base_fingerprint:
+                fact = f"the base {record.base!r} is another one than it had"
+                bad.append(Finding(path, None, fact))
         for file, stored in record.manifest.files.items():
             self.known.add(record.folder / file)
             bad += damage(record.folder / file, stored, self._read_data, home.files)
@@ -147,18 +150,26 @@ class _Look:
             path = record.folder / name
             try:
                 kind = name.partition("-")[0]
-                if kind == "delta":
-                    delta = Delta.open(path, self._home.files)
-                    about = delta.role, delta.base.fingerprint
-                    delta.close()
-                    if about != (record.role, record.base_fingerprint):
-                        yield Finding(path, None, "it is another delta than the manifest says")
+                if kind in ("delta", "adapter"):
+                    if _about(path, kind, self._home) != (record.role, record.base_fingerprint):
+                        yield Finding(path, None, f"it is another {kind} than the manifest says")
                 else:
                     file = SafetensorsFile(path, self._home.files)
                     file.close()
                     check_kind(file.header.metadata, kind)
             except (DeltakitError, OSError) as error:
                 yield found(path, error)
+
+
+def _about(path: Path, kind: str, home: Home) -> tuple[str, str | None]:
+    """Return role and base of a delta or an adapter, as its own file says."""
+    if kind == "delta":
+        delta = Delta.open(path, home.files)
+        delta.close()
+        return delta.role, delta.base.fingerprint
+    adapter = open_adapter(path, home.files)
+    adapter.close()
+    return kind, None if adapter.base is None else adapter.base.fingerprint
 
 
 def _unreferenced(home: Home, known: set[Path]) -> Iterator[Finding]:

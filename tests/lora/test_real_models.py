@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from benchmarks.packages import CACHE
 from deltakit.learn.models import quiet
 from deltakit.lora.merge import merge_adapters
-from deltakit.lora.opening import open_members
+from deltakit.members import open_members
 from deltakit.merging import merge
 
 pytestmark = pytest.mark.slow

@@ -107,12 +107,12 @@ def test_header_order_padding_and_metadata_are_kept(tmp_path: Path):
 def test_files_that_are_not_kept_are_named(tmp_path: Path):
     write_model(tmp_path / "base", some_tensors())
     tuned = write_model(tmp_path / "tuned", some_tensors(1))
-    (tuned / "README.md").write_text("")
+    (tuned / "notes.rtf").write_text("")
     (tuned / "optimizer.pt").write_bytes(b"")
     store = Store.init(tmp_path)
     store.add_base("b", tmp_path / "base")
     record = store.add("t", "b", tuned, lossless=True)
-    assert record.provenance["left_out"] == "README.md, optimizer.pt"
+    assert record.provenance["left_out"] == "notes.rtf, optimizer.pt"
 
 
 def test_an_existing_output_is_refused_and_replaced_only_if_asked(project: Project, tmp_path: Path):

@@ -9,9 +9,17 @@ import typer
 
 Adapters = Annotated[
     list[str],
-    typer.Argument(metavar="ADAPTER", help="PEFT folders or kohya files; name=PATH renames."),
+    typer.Argument(
+        metavar="TASK|PATH",
+        help="Adapters of the store, PEFT folders or kohya files; name=PATH renames.",
+    ),
 ]
-One = Annotated[Path, typer.Argument(metavar="ADAPTER", help="A PEFT folder or a kohya file.")]
+One = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK|PATH", help="An adapter of the store, a PEFT folder or a kohya file."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 Weights = Annotated[
     str, typer.Option(metavar="1,0.5", help="One weight an adapter, separated by commas.")

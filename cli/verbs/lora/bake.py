@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deltakit_cli.lists import numbers, settings
-from deltakit_cli.options import Json, store_if_any
+from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit
 from deltakit_cli.progress import progress
 from deltakit_cli.verbs.lora._options import (
@@ -35,6 +35,7 @@ def command(
     dtype: Dtype = None,
     out: Out = Path("baked"),
     overwrite: Overwrite = False,
+    store: StorePath = None,
     as_json: Json = False,
 ) -> None:
     """Bake one or many adapters into their base, tensor by tensor, rounded once.
@@ -49,7 +50,7 @@ def command(
         adapters,
         strategy,
         base=base,
-        store=store_if_any(None),
+        store=store_if_any(store),
         settings=settings(set_ or []),
         weights=numbers("--weights", weights),
         scale=scale,

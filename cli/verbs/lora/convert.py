@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deltakit_cli.options import Json
+from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit, say
 from deltakit_cli.verbs.lora._options import One
 
@@ -20,6 +21,7 @@ def command(
         Path | None, typer.Option(help="From kohya: the model, for the names of its modules.")
     ] = None,
     scope: Annotated[str, typer.Option(help="To kohya: what its names begin with.")] = "lora_unet",
+    store: StorePath = None,
     as_json: Json = False,
 ) -> None:
     """Convert between PEFT's folders and kohya's files; the numbers stay as they are.
@@ -28,11 +30,11 @@ def command(
     """
     from deltakit.lora.kohya import dotted, write_kohya
     from deltakit.lora.merge import merge_adapters
-    from deltakit.lora.opening import open_adapter
-    from deltakit.lora.union import Member
+    from deltakit.members import open_members
     from deltakit.tensors.checkpoint import Checkpoint
 
-    opened = open_adapter(adapter)
+    member = open_members([adapter], store=store_if_any(store))[0]
+    opened = member.adapter
     if to == "kohya":
         write_kohya(opened, out, scope=scope)
     elif to == "peft":
@@ -43,7 +45,7 @@ def command(
                 )
             names = Checkpoint.open(base).infos
             opened = dotted(opened, [n.removesuffix(".weight") for n in names])
-        merge_adapters([Member(adapter.stem, opened)], "cat", out)
+        merge_adapters([dataclasses.replace(member, adapter=opened)], "cat", out)
     else:
         raise typer.BadParameter(f"--to {to}: expected peft or kohya")
     emit(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deltakit_cli.options import Json
+from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit, say
 from deltakit_cli.verbs.lora._options import One
 
@@ -15,16 +15,18 @@ def command(
     adapter: One,
     program: Annotated[str, typer.Option("--for", metavar="peft|vllm|kohya", help="For what.")],
     rank: Annotated[int, typer.Option(help="The largest rank that vLLM was started for.")] = 16,
+    store: StorePath = None,
     as_json: Json = False,
 ) -> None:
     """Tell what another program will not take of an adapter; exit code 1 where it will fail.
 
     deltakit lora lint ./merged --for vllm --rank 64
     """
-    from deltakit.lora import open_adapter
     from deltakit.lora.lint import lint as find
+    from deltakit.members import open_members
 
-    found = find(open_adapter(adapter), program, rank=rank)
+    opened = open_members([adapter], store=store_if_any(store))[0].adapter
+    found = find(opened, program, rank=rank)
 
     def render() -> None:
         for finding in found:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deltakit_cli.lists import numbers, settings
-from deltakit_cli.options import Json
+from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit
 from deltakit_cli.verbs.lora._options import (
     Adapters,
@@ -50,6 +50,7 @@ def command(
     ] = None,
     out: Out = Path("merged-lora"),
     overwrite: Overwrite = False,
+    store: StorePath = None,
     as_json: Json = False,
 ) -> None:
     """Merge adapters into one adapter; no base model is read.
@@ -60,11 +61,11 @@ def command(
     """
     from deltakit.lora.cut import Size
     from deltakit.lora.merge import merge_adapters
-    from deltakit.lora.opening import open_members
+    from deltakit.members import open_members
     from deltakit.tensors.checkpoint import Checkpoint
 
     report = merge_adapters(
-        open_members(adapters, numbers("--weights", weights)),
+        open_members(adapters, numbers("--weights", weights), store_if_any(store)),
         mode,
         out,
         overwrite=overwrite,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from deltakit_cli.options import Json
+from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit
 from deltakit_cli.verbs.lora._options import Dtype, Energy, One, Out, Overwrite, Rank
 from deltakit_cli.verbs.lora._report import show_report
@@ -19,6 +19,7 @@ def command(
     dtype: Dtype = None,
     out: Out = Path("resized-lora"),
     overwrite: Overwrite = False,
+    store: StorePath = None,
     as_json: Json = False,
 ) -> None:
     """Bring an adapter to another rank: the nearest there is, and what it loses.
@@ -27,12 +28,12 @@ def command(
     """
     from deltakit.lora.cut import Size
     from deltakit.lora.merge import merge_adapters
-    from deltakit.lora.opening import open_members
+    from deltakit.members import open_members
 
     if rank is None and energy is None:
         raise typer.BadParameter("--rank K or --energy E is missing")
     report = merge_adapters(
-        open_members([str(adapter)]),
+        open_members([adapter], store=store_if_any(store)),
         "svd",
         out,
         overwrite=overwrite,
