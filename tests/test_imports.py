@@ -104,6 +104,19 @@ def test_the_headers_of_adapters_are_light(tmp_path: Path):
     assert not HEAVY & imported
 
 
+def test_a_stored_adapter_is_light(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    config = '{"peft_type": "LORA", "r": 2, "lora_alpha": 2}'
+    (tmp_path / "a" / "adapter_config.json").write_text(config)
+    tensors = {
+        f"base_model.model.q.lora_{half}.weight": np.ones((2, 2), dtype=np.float32) for half in "AB"
+    }
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    for words in (["init"], ["add", "q", "--adapter", "a"], ["show", "q"], ["verify"]):
+        _, imported = deltakit(*words, cwd=tmp_path)
+        assert not HEAVY & imported, words
+
+
 def test_the_watch_sees_a_heavy_import(project: Path):
     """The same watch reports torch where it is rightly used, so the tests above can fail."""
     _, imported = deltakit(

@@ -15,6 +15,7 @@ from deltakit.mask import Mask
 from deltakit.store import Store
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit_cli.main import build
+from tests.lora.folders import factors, write_folder
 from tests.models import some_tensors, write_model
 
 
@@ -283,3 +284,37 @@ def test_importance_says_what_is_missing(here: Path, options: list[str], words: 
 
 def test_an_unknown_kind_of_importance_is_refused(here: Path):
     assert "did you mean 'fisher'?" in refused("importance", "x", "--kind", "fishr")
+
+
+def test_an_adapter_is_kept_shown_and_given_back(here: Path):
+    info = some_tensors()
+    name = next(n for n, tensor in sorted(info.items()) if tensor.dim() == 2)
+    rows, columns = info[name].shape
+    parts = factors(name.removesuffix(".weight"), 1, outputs=rows, inputs=columns)
+    write_folder(here / "lora", parts, r=2, lora_alpha=6)
+    printed("add", "style", "--base", "tiny", "--adapter", "lora")
+    printed("add", "free", "--adapter", "lora")
+    rows_of_ls = [line.split()[:4] for line in printed("ls").splitlines()[1:]]
+    assert rows_of_ls == [["free", "-", "adapter", "-"], ["style", "tiny", "adapter", "-"]]
+    shown = printed("show", "style")
+    assert "1 of rank 2, scaling 3" in shown
+    assert "byte for byte" in shown
+    told = json.loads(printed("show", "style", "--json"))
+    assert (told["role"], told["ranks"], told["density"]) == ("adapter", [2], None)
+    assert json.loads(printed("show", "free", "--json"))["base"] is None
+    printed("restore", "style", "--out", "back")
+    for file in (here / "lora").iterdir():
+        assert (here / "back" / file.name).read_bytes() == file.read_bytes()
+    assert "norm" in printed("inspect", "style", "f=lora")
+    assert "adapter" in printed("inspect", "style", "--fast")
+    assert "without its base" in refused("importance", "free")
+
+
+@pytest.mark.parametrize("words", [["--model", "a"], ["--lossless"], ["--seed", "0"]])
+def test_an_adapter_is_kept_as_it_is_or_not_at_all(here: Path, words: list[str]):
+    assert "as it is" in misused("add", "x", "--adapter", "a", *words)
+
+
+def test_a_task_needs_a_model_or_an_adapter(here: Path):
+    assert "--base NAME is missing" in misused("add", "x")
+    assert "--model PATH is missing" in misused("add", "x", "--base", "tiny")
