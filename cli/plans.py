@@ -25,7 +25,9 @@ def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
         "scratch_memory": plan.memory,
         "threads": plan.threads,
         "block": plan.block,
-        "looks_first_at": plan.strategy.looks,
+        "looks_first_at": plan.looks,
+        "tensors_by_rule": {str(group.rule): len(group.names) for group in plan.groups},
+        "heads": {task: list(heads.names) for task, heads in plan.heads.items()},
         "estimated_seconds": plan.seconds,
         "notes": plan.notes,
     }
@@ -33,11 +35,13 @@ def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
 
 def show_plan(plan: Plan, out: Path) -> None:
     """Print the plan for a reader."""
+    from deltakit.recipe.gradient import text
+
     recipe = plan.recipe
     say(f"plan: {recipe.strategy} of {len(recipe.tasks)} tasks onto {recipe.base}")
     table(
         ["task", "weight", "from"],
-        [[t.name, f"{t.weight:g}", t.path] for t in recipe.tasks],
+        [[t.name, text(t.weight), t.path] for t in recipe.tasks],
         align="lrl",
     )
     say()
@@ -48,17 +52,24 @@ def show_plan(plan: Plan, out: Path) -> None:
     rows = [
         ["settings", settings or "none"],
         *([[key, piece_text(piece)] for key, piece in around if piece is not None]),
-        ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.strategy.looks]}"],
+        *([["rules", _rules_text(plan)]] if recipe.rules else []),
+        ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.looks]}"],
         ["reads", size(plan.bytes_in)],
         ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
         ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
         ["time", f"about {seconds(plan.seconds)}"],
     ]
-    for name, text in rows:
-        say(f"{name:9} {text}")
-    for text in plan.notes:
-        say(f"note      {text}")
+    for name, told in rows:
+        say(f"{name:9} {told}")
+    for told in plan.notes:
+        say(f"note      {told}")
     say("nothing was written (--dry-run)")
+
+
+def _rules_text(plan: Plan) -> str:
+    """Return how many tensors come under each rule."""
+    counts = [f"{len(group.names)} by rule {group.rule}" for group in plan.groups if group.rule]
+    return f"{', '.join(counts) or 'none merged'} of {len(plan.recipe.rules)}"
 
 
 def piece_text(piece: Piece | tuple[float, float]) -> str:

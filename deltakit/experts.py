@@ -14,7 +14,7 @@ from deltakit.errors import BadValue, NotFound, UnknownName, WrongBase, nearest
 from deltakit.lora import is_adapter, open_adapter
 from deltakit.lora.delta import AdapterDelta
 from deltakit.provenance import ModelTable
-from deltakit.recipe import Recipe
+from deltakit.recipe import Recipe, Task
 from deltakit.store import Store
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.reader import SafetensorsFile
@@ -68,17 +68,25 @@ def resolve(
     return Resolved(model, table, experts, [str(place.path) for place in found])
 
 
-def reopen(recipe: Recipe) -> Resolved:
-    """Open what a recipe names, its paths as they stand."""
-    experts = [
-        Expert(
-            task.name,
-            open_source(Path(task.path)),
-            None if task.importance is None else Path(task.importance),
+def reopen(recipe: Recipe, store: Store | None = None) -> Resolved:
+    """Open what a recipe names: its paths as they stand, and tasks without one in the store."""
+    found = [_placed(task, store) for task in recipe.tasks]
+    model, table = _base(found, recipe.base or None, None if recipe.base else store)
+    experts = [Expert(place.label, open_source(place.path), place.importance) for place in found]
+    return Resolved(model, table, experts, [str(place.path) for place in found])
+
+
+def _placed(task: Task, store: Store | None) -> Place:
+    own = None if task.importance is None else Path(task.importance)
+    if task.path:
+        return Place(task.name, Path(task.path), importance=own)
+    if store is None:
+        raise BadValue(
+            f"the task {task.name!r} has no path, and there is no store to look it up in",
+            remedy="write its path, or merge where the store is (--store DIR)",
         )
-        for task in recipe.tasks
-    ]
-    return Resolved(Checkpoint.open(recipe.base), None, experts, [t.path for t in recipe.tasks])
+    known = store.task(task.name)
+    return Place(task.name, known.delta_path, known.base, own or known.importance_path)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from deltakit.errors import BadValue
 from deltakit.experts import Resolved, reopen, resolve
 from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Task
 from deltakit.store import Store
-from deltakit.strategies import is_own_file
 from deltakit.tensors.dtypes import parse_dtype
 
 
@@ -55,7 +54,7 @@ def plan_merge(
         weighting=found_by,
         lines=lines,
     )
-    if importance and not method.make_method().needs_importance:
+    if importance and not any(made.needs_importance for made in method.methods()):
         raise BadValue(
             f"{strategy} uses no importance maps", remedy="leave them out, or merge with klf"
         )
@@ -72,20 +71,35 @@ def plan_merge(
     return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
 
 
-def plan_recipe(recipe: Recipe, limits: Limits | None = None, *, allow_code: bool = False) -> Plan:
+def plan_recipe(
+    recipe: Recipe,
+    limits: Limits | None = None,
+    *,
+    store: Store | None = None,
+    allow_code: bool = False,
+) -> Plan:
     """Return the checked plan of a recipe read from a file; its paths are opened as they stand.
 
-    A recipe may come from anywhere: one whose strategy is a file's code is refused unless
-    `allow_code`.
+    A task without a path is the store's, and so is a base that is left out. A recipe may come
+    from anywhere: one that names a file's code is refused unless `allow_code`.
     """
-    if is_own_file(recipe.strategy) and not allow_code:
-        raise BadValue(
-            "the recipe runs code of its own",
-            where=recipe.strategy,
-            remedy="read that file, then pass --allow-code",
-        )
-    found = reopen(recipe)
+    if not allow_code:
+        recipe.refuse_code()
+    found = reopen(recipe, store)
+    recipe = msgspec.structs.replace(
+        recipe, base=str(found.base.path), tasks=_located(recipe.tasks, found)
+    )
     return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
+
+
+def _located(tasks: Sequence[Task], found: Resolved) -> list[Task]:
+    """Return a recipe's tasks with the paths that a store filled in."""
+    return [
+        msgspec.structs.replace(
+            task, path=path, importance=None if e.importance is None else str(e.importance)
+        )
+        for task, path, e in zip(tasks, found.paths, found.experts, strict=True)
+    ]
 
 
 def merge(

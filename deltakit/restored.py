@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from deltakit.delta import Delta
 from deltakit.errors import BadValue
 from deltakit.tensors.dtypes import itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
+
+if TYPE_CHECKING:
+    from deltakit.tensors.reader import SafetensorsFile
 
 
 class Restored(TensorSource):
@@ -33,6 +37,10 @@ class Restored(TensorSource):
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
         return self._delta.new.infos
+
+    @property
+    def files(self) -> Sequence[SafetensorsFile]:
+        return [*self._base.files, *self._delta.files]
 
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         import torch

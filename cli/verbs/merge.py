@@ -16,6 +16,7 @@ from deltakit_cli.progress import progress
 
 if TYPE_CHECKING:
     from deltakit.engine import Limits, Plan
+    from deltakit.store import Store
 
 PANEL = "Merge"
 
@@ -125,7 +126,11 @@ def command(
             "--max-shard-size": max_shard_size != "5GB",
         }
         plan = _from_recipe(
-            recipe, [name for name, given in fixed.items() if given], limits, allow_code
+            recipe,
+            [name for name, given in fixed.items() if given],
+            limits,
+            store_if_any(store),
+            allow_code,
         )
     else:
         if not tasks or not strategy:
@@ -164,7 +169,9 @@ def command(
     emit(report, lambda: show_report(plan, report), as_json)
 
 
-def _from_recipe(path: Path, given: list[str], limits: Limits, allow_code: bool) -> Plan:
+def _from_recipe(
+    path: Path, given: list[str], limits: Limits, store: Store | None, allow_code: bool
+) -> Plan:
     from deltakit.merging import plan_recipe
     from deltakit.recipe import Recipe
     from deltakit.tensors.sidecars import RECIPE_NAME
@@ -172,7 +179,7 @@ def _from_recipe(path: Path, given: list[str], limits: Limits, allow_code: bool)
     if given:
         raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
     recipe = Recipe.read(path / RECIPE_NAME if path.is_dir() else path)
-    return plan_recipe(recipe, limits, allow_code=allow_code)
+    return plan_recipe(recipe, limits, store=store, allow_code=allow_code)
 
 
 def _mask(text: str | None, density: float | None) -> str | None:

@@ -3,7 +3,8 @@
 from deltakit.engine.checks import Expert
 from deltakit.engine.executor import execute
 from deltakit.engine.limits import Limits
-from deltakit.engine.plan import Plan, make_plan
+from deltakit.engine.plan import Plan
+from deltakit.engine.planning import make_plan
 from deltakit.engine.report import Report
 
 __all__ = ["Expert", "Limits", "Plan", "Report", "execute", "make_plan"]

@@ -6,9 +6,10 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
+from deltakit.engine.groups import Group
 from deltakit.engine.plan import Plan
 from deltakit.engine.room import ROOMS, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
@@ -49,25 +50,26 @@ class StackReader:
         self._lock = threading.Lock()
         self._own = threading.local()
         self._wholes: dict[str, Whole] = {}
-        self._weights = tuple(task.weight for task in plan.recipe.tasks)
         self._names = tuple(task.name for task in plan.recipe.tasks)
-        self._starts: dict[str, int] = {}
-        at = 0
-        for name in plan.merged:
-            self._starts[name] = at
-            at += plan.base.infos[name].numel
-        sizes = [plan.base.infos[name].numel for name in plan.merged]
-        self.model = Whole(
-            at,
-            self._blocks_of_model,
-            lazy=self._lazy_blocks_of_model,
-            sample=self._sample_of_model,
-            parts=sizes,
-        )
+        self.models: list[Whole] = []  # of each group: what its strategy sees as the model
+        self._places: dict[str, tuple[Whole, int]] = {}  # of each parameter: model, start in it
+        for group in plan.groups:
+            sizes = [plan.base.infos[name].numel for name in group.names]
+            starts = list(accumulate(sizes, initial=0))
+            model = Whole(
+                starts[-1],
+                partial(self._blocks_of_model, group),
+                lazy=partial(self._lazy_blocks_of_model, group),
+                sample=partial(self._sample_of_model, group, starts),
+                parts=sizes,
+            )
+            self.models.append(model)
+            self._places |= {n: (model, at) for n, at in zip(group.names, starts, strict=False)}
 
     def read(self, name: str, start: int, stop: int, buffers: Buffers) -> Stack:
         """Return the stack of flat entries start..stop, in the worker's buffers."""
         dtype = working_dtype(self._plan.base.infos[name].dtype)
+        model, model_start = self._places[name]
         base = self._base_block(name, start, stop, buffers)
         each = [
             expert.source.lazy_block(name, start, base, raw)
@@ -75,7 +77,7 @@ class StackReader:
         ]
         return Stack(
             LazyDeltas(each, (stop - start,), dtype),
-            self._weights,
+            self._plan.of(name).weights,
             self._names,
             name,
             base,
@@ -86,8 +88,8 @@ class StackReader:
             scores=self._plan.scores(name),
             depth=self._plan.depths[name],
             whole=self.whole(name),
-            model=self.model,
-            model_start=self._starts[name],
+            model=model,
+            model_start=model_start,
         )
 
     def whole(self, name: str) -> Whole:
@@ -141,17 +143,18 @@ class StackReader:
         for at in _places(numel):
             yield self._look(name, expert, at, min(at + _SAMPLE, numel))
 
-    def _lazy_blocks_of_model(self, expert: int) -> Iterator[LazyDelta]:
-        return chain.from_iterable(self._lazy_blocks(name, expert) for name in self._plan.merged)
+    def _lazy_blocks_of_model(self, group: Group, expert: int) -> Iterator[LazyDelta]:
+        return chain.from_iterable(self._lazy_blocks(name, expert) for name in group.names)
 
-    def _blocks_of_model(self, expert: int) -> Iterator[Tensor]:
-        return (delta.tensor for delta in self._lazy_blocks_of_model(expert))
+    def _blocks_of_model(self, group: Group, expert: int) -> Iterator[Tensor]:
+        return (delta.tensor for delta in self._lazy_blocks_of_model(group, expert))
 
-    def _sample_of_model(self, expert: int) -> Iterator[LazyDelta]:
-        names, starts = list(self._starts), list(self._starts.values())
-        for at in _places(self.model.numel):
-            name = names[bisect_right(starts, at) - 1]
-            start = at - self._starts[name]
+    def _sample_of_model(
+        self, group: Group, starts: Sequence[int], expert: int
+    ) -> Iterator[LazyDelta]:
+        for at in _places(starts[-1]):
+            place = bisect_right(starts, at) - 1
+            name, start = group.names[place], at - starts[place]
             stop = min(start + _SAMPLE, self._plan.base.infos[name].numel)
             yield self._look(name, expert, start, stop)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deltakit.engine.aside import FOLDER
 from deltakit.recipe import Recipe
+from deltakit.recipe.gradient import text
+from deltakit.recipe.pattern import text as patterns
 from deltakit.strategies import find
 
 
@@ -12,7 +15,7 @@ def model_card(recipe: Recipe) -> str:
     """Return a README.md in the hub's form: what was merged, how, and how to do it again."""
     paper = find(recipe.strategy).paper
     settings = ", ".join(f"{key} {value}" for key, value in sorted(recipe.settings.items()))
-    rows = "\n".join(f"| {task.name} | {task.weight:g} |" for task in recipe.tasks)
+    rows = "\n".join(f"| {task.name} | {text(task.weight)} |" for task in recipe.tasks)
     base = Path(recipe.base).name
     return f"""---
 library_name: transformers
@@ -24,7 +27,7 @@ tags:
 
 Made by deltakit (the package deltakit-merge) with the strategy
 `{recipe.strategy}`{f" ({paper})" if paper else ""}{f": {settings}" if settings else ""}.
-Scale {recipe.scale:g}, seed {recipe.seed}.{_around(recipe)}
+Scale {text(recipe.scale)}, seed {recipe.seed}.{_around(recipe)}
 
 | task | weight |
 |---|---|
@@ -44,4 +47,8 @@ def _around(recipe: Recipe) -> str:
         told.append(f"Weights found by `{recipe.weighting.name}`.")
     if recipe.lines is not None:
         told.append("Scaled by {:g} + {:g} depth.".format(*recipe.lines))
+    if recipe.rules:
+        told.append(f"Some tensors otherwise, by {len(recipe.rules)} rules: see the recipe.")
+    if recipe.heads:
+        told.append(f"Each task's own `{patterns(recipe.heads)}` in `{FOLDER}/`, not merged.")
     return "".join(f"\n{line}" for line in told)

@@ -9,13 +9,15 @@ from pathlib import Path
 import msgspec
 
 from deltakit.delta import Delta
-from deltakit.delta_source import DeltaSource
+from deltakit.delta_source import DeltaSource, ModelDelta
+from deltakit.engine.groups import Group
 from deltakit.errors import BadValue, DeltakitError, NamesDiffer, ShapeMismatch, WrongBase, some
 from deltakit.importance import ImportanceMap
 from deltakit.provenance import ModelTable
-from deltakit.recipe import Recipe
-from deltakit.strategies import Method
+from deltakit.recipe import Recipe, Rules
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.part import Part
+from deltakit.tensors.source import TensorSource
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Expert:
     importance: Path | None = None
 
 
-def check_one_precision(strategy: Method, base: Checkpoint, merged: Sequence[str]) -> None:
+def check_one_precision(group: Group, base: Checkpoint) -> None:
     """Refuse to rank float32 and float64 magnitudes together."""
-    wide = [name for name in merged if base.infos[name].dtype == "F64"]
-    if strategy.looks == "model" and 0 < len(wide) < len(merged):
+    wide = [name for name in group.names if base.infos[name].dtype == "F64"]
+    ranks = any(method.looks == "model" for method in group.methods)
+    if ranks and 0 < len(wide) < len(group.names):
         raise BadValue(
             "a trim over the whole model needs parameters of one precision",
             where=base.label,
@@ -39,12 +42,17 @@ def check_one_precision(strategy: Method, base: Checkpoint, merged: Sequence[str
         )
 
 
-def check_expert(expert: Expert, base: Checkpoint) -> list[str]:
+def check_expert(expert: Expert, base: Checkpoint, rules: Rules) -> list[str]:
+    """Raise unless an expert fits the base in all that is merged; return what is to be noted."""
+    source: DeltaSource = expert.source
+    seen: TensorSource = base
+    if isinstance(source, ModelDelta):
+        left_out = [name for name in base.infos if not rules.merges(name)]
+        seen = Part(base, left_out) if left_out else base
     try:
-        notes = expert.source.check_base(base)
+        notes = source.check_base(seen)
     except DeltakitError as error:
         raise error.at(f"task {expert.name!r}") from None
-    source = expert.source
     if isinstance(source, Delta) and source.recipe.get("mask", "none") != "none":
         notes.append(
             f"{expert.name}: stored masked ({source.recipe['mask']}), density {source.density:.3g}"
@@ -52,13 +60,14 @@ def check_expert(expert: Expert, base: Checkpoint) -> list[str]:
     return notes
 
 
-def check_draws(strategy: Method, recipe: Recipe, expert: Expert) -> None:
+def check_draws(groups: Sequence[Group], recipe: Recipe, expert: Expert) -> None:
     """Refuse to rescale by a random mask that a stored delta was thinned with already.
 
     Masks of one seed and task nest: the second would drop nothing, and the rescale would be wrong.
     """
     source = expert.source
-    if not strategy.rescales_draws or not isinstance(source, Delta):
+    rescales = any(method.rescales_draws for group in groups for method in group.methods)
+    if not rescales or not isinstance(source, Delta):
         return
     made = source.recipe
     if (made.get("task"), made.get("seed")) == (expert.name, str(recipe.seed)):
@@ -70,10 +79,17 @@ def check_draws(strategy: Method, recipe: Recipe, expert: Expert) -> None:
         )
 
 
-def open_maps(strategy: Method, experts: Sequence[Expert]) -> list[ImportanceMap]:
-    """Open every task's map where the strategy needs them; one that is missing is an error."""
-    if not strategy.needs_importance:
+def open_maps(groups: Sequence[Group], experts: Sequence[Expert]) -> list[ImportanceMap]:
+    """Open every task's map where a strategy needs them; one that is missing is an error."""
+    needing = [m for group in groups for m in group.methods if m.needs_importance]
+    if not needing:
         return []
+    strategy = needing[0]
+    if any(method.statistic != strategy.statistic for method in needing):
+        raise BadValue(
+            "the rules need different maps, scores and Gram matrices, and a task has one",
+            remedy="merge with those of one kind",
+        )
     without = [expert.name for expert in experts if expert.importance is None]
     if without:
         raise BadValue(

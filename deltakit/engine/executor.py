@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from deltakit.engine.aside import write_heads
 from deltakit.engine.folder import check_target, write_sidecars
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
@@ -58,13 +59,14 @@ def execute(
         with Output(folder, shards, files, progress, complete) as output, one_torch_thread():
             worker = Worker(plan, output, tally, allow_nonfinite)
             run_all(worker.do, units(plan, shards), plan.threads)
-        plan.base.check_unchanged()
-        for expert in plan.experts:
-            expert.source.check_unchanged()
         report = tally.report(plan, out)
         report.resumed = len(done)
         if before:
             before.clear(plan)
+        write_heads(plan, folder, files)
         write_sidecars(plan, folder, files)
+        plan.base.check_unchanged()
+        for expert in plan.experts:
+            expert.source.check_unchanged()
     report.seconds = time.perf_counter() - began
     return report

@@ -1,35 +1,22 @@
-"""Plan: everything a merge will do, checked whole before the first byte is written."""
+"""Plan: everything a merge will do, and about what it will take."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from deltakit.delta_source import is_merged, merged_names
-from deltakit.engine.checks import (
-    Expert,
-    check_bases,
-    check_common,
-    check_draws,
-    check_expert,
-    check_map,
-    check_one_precision,
-    named_bases,
-    notes_on_maps,
-    open_maps,
-)
-from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
-from deltakit.engine.shards import Shard, make_shards
-from deltakit.errors import BadValue, some
+from deltakit.delta_source import is_merged
+from deltakit.engine.aside import Heads
+from deltakit.engine.checks import Expert
+from deltakit.engine.groups import Group
+from deltakit.engine.limits import entry_bytes
+from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
-from deltakit.provenance import ModelTable
-from deltakit.recipe import Recipe
-from deltakit.strategies import Method, depths
+from deltakit.recipe import Effective, Recipe
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
-from deltakit.trim import MOST_HELD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,10 +33,12 @@ class Plan:
     recipe: Recipe
     base: Checkpoint
     experts: Sequence[Expert]
-    strategy: Method
+    effective: Mapping[str, Effective] = field(repr=False)  # of each merged parameter
+    groups: Sequence[Group]
+    heads: Mapping[str, Heads]  # of each task that keeps tensors aside
     shards: Sequence[Shard]
     merged: Sequence[str]  # parameters that some expert changes, sorted
-    facts: Mapping[str, Any] = field(repr=False)  # what strategy.prepare found, by parameter
+    facts: Mapping[str, Any] = field(repr=False)  # what Strategy.prepare found, by parameter
     maps: Sequence[ImportanceMap]  # one a task, where the strategy needs them
     depths: Mapping[str, float] = field(repr=False)  # of each merged parameter, 0 to 1
     notes: Sequence[str]
@@ -80,25 +69,46 @@ class Plan:
     @property
     def memory(self) -> int:
         """Upper estimate of the scratch memory in bytes: what each thread's block and look need."""
-        entry = entry_bytes(len(self.experts), self.strategy.unit == "tensor")
+        whole = any(method.unit == "tensor" for g in self.groups for method in g.methods)
+        entry = entry_bytes(len(self.experts), whole)
         return self.threads * (self.block * entry + self.looked)
 
     @property
     def seconds(self) -> float:
         """Rough time estimate in seconds."""
-        moved = (self.bytes_in + self.bytes_out) / _RATES[self.strategy.looks]
-        shapes = [self.base.infos[name].shape for name in self.merged]
-        factored = sum(m * n * min(m, n) for m, n in (s for s in shapes if len(s) == 2))
-        if self.strategy.strategy.family == "matrix":
-            moved += factored * len(self.experts) * _SVD_WORK / _SVD_RATE
-        return moved / self.threads
+        shares = [(self._bytes(group.names), group.methods[0]) for group in self.groups]
+        rest = self.bytes_in + self.bytes_out - sum(nbytes for nbytes, _ in shares)
+        took = rest / _RATES["nothing"]
+        took += sum(nbytes / _RATES[method.looks] for nbytes, method in shares)
+        for group in self.groups:
+            if group.methods[0].strategy.family == "matrix":
+                shapes = [self.base.infos[name].shape for name in group.names]
+                factored = sum(m * n * min(m, n) for m, n in (s for s in shapes if len(s) == 2))
+                took += factored * len(self.experts) * _SVD_WORK / _SVD_RATE / _RATES["nothing"]
+        return took / self.threads
+
+    def _bytes(self, names: Sequence[str]) -> int:
+        """Return the bytes of some parameters in base, experts and output, about."""
+        return (len(self.experts) + 2) * sum(self.base.infos[name].nbytes for name in names)
+
+    def of(self, name: str) -> Effective:
+        """Return how a parameter is merged: its method, weights and scale."""
+        return self.effective[name]
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        """What is read before the first block can be merged, of whatever parameter reads most."""
+        every = {method.looks for group in self.groups for method in group.methods}
+        return next(looks for looks in ("model", "tensor", "nothing") if looks in every)
 
     def step(self, name: str) -> int:
         """Return how many entries of a tensor are worked on at a time: as its strategy allows."""
-        if self.strategy.unit == "element" or name not in self.depths:
+        if name not in self.effective:
             return self.block
-        info = self.base.infos[name]
-        if self.strategy.unit == "tensor":
+        unit, info = self.of(name).method.unit, self.base.infos[name]
+        if unit == "element":
+            return self.block
+        if unit == "tensor":
             return max(1, info.numel)
         row = row_length(info)
         return max(1, row, self.block // max(1, row) * row)
@@ -118,73 +128,6 @@ class Plan:
 def output_info(info: TensorInfo, dtype: str | None) -> TensorInfo:
     """Return a tensor's dtype and shape in the output: integers keep theirs."""
     return TensorInfo(dtype, info.shape) if dtype and is_merged(info) else info
-
-
-def make_plan(
-    recipe: Recipe,
-    base: Checkpoint,
-    experts: Sequence[Expert],
-    *,
-    base_table: ModelTable | None = None,
-    limits: Limits | None = None,
-) -> Plan:
-    """Check a merge whole and return its plan; reads headers, and importance maps' few numbers.
-
-    `experts` stand for `recipe.tasks`, in that order. `base_table` is what is known of the base;
-    without it the base is hashed where an artifact was made against a fingerprint. Raises what is
-    wrong: NamesDiffer, ShapeMismatch, DtypeMismatch, WrongBase, BadValue, UnknownName.
-    """
-    recipe = recipe.checked()
-    strategy = recipe.make_method()
-    notes: list[str] = []
-    for expert in experts:
-        notes += check_expert(expert, base)
-        check_draws(strategy, recipe, expert)
-    maps = open_maps(strategy, experts)
-    if base_table is None and named_bases(recipe, experts, maps):
-        base_table = ModelTable(base.infos, base.digests())
-    if base_table is not None:
-        recipe = check_bases(recipe, experts, base, base_table)
-    names = merged_names(base.infos)
-    merged = [name for name in names if any(e.source.changes(name) for e in experts)]
-    if not merged:
-        raise BadValue(
-            "nothing to merge: no task changes any parameter",
-            where=some([expert.name for expert in experts]),
-            remedy="check that the tasks are fine-tunes of this base",
-        )
-    check_one_precision(strategy, base, merged)
-    for expert, found in zip(experts, maps, strict=False):
-        check_map(found, base, base_table, f"the importance map of task {expert.name!r}")
-    notes += notes_on_maps(experts, maps)
-    check_common(experts, maps, base, merged)
-    facts = strategy.prepare(maps, names) if maps else {}
-    largest = max(base.infos[name].numel for name in merged)
-    least = {
-        "element": 0,
-        "row": max(row_length(base.infos[name]) for name in merged),
-        "tensor": largest,
-    }[strategy.unit]
-    looked = 0 if strategy.looks == "nothing" else min(largest, MOST_HELD) * LOOK_BYTES
-    entry = entry_bytes(len(experts), strategy.unit == "tensor")
-    threads, block = (limits or Limits()).settle(entry, largest, looked, least)
-    infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
-    shards = make_shards(infos, recipe.max_shard_size)
-    return Plan(
-        recipe,
-        base,
-        experts,
-        strategy,
-        shards,
-        merged,
-        facts,
-        maps,
-        depths(merged),
-        notes,
-        threads,
-        block,
-        looked,
-    )
 
 
 def row_length(info: TensorInfo) -> int:

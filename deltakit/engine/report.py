@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from deltakit.engine.aside import path
 from deltakit.engine.plan import Plan
 from deltakit.errors import BadValue
 
@@ -25,6 +26,7 @@ class Report:
     merged_norm: float  # Euclidean norm of the merged delta, scale included
     task_norms: dict[str, float]  # of each task's delta, before the strategy
     notes: list[str] = field(default_factory=list)
+    heads: dict[str, str] = field(default_factory=dict)  # each task's file of tensors kept aside
     seconds: float = 0.0
     resumed: int = 0  # shards that an interrupted merge had finished
 
@@ -86,4 +88,5 @@ class Tally:
             merged_norm=math.sqrt(math.fsum(counts.merged for counts in every)),
             task_norms=dict(zip(names, norms, strict=True)),
             notes=notes,
+            heads={task: str(path(task)) for task in plan.heads},
         )

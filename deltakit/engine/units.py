@@ -22,9 +22,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Look:
-    """What the strategy asks of one expert's whole parameter, or of its whole model (None)."""
+    """What a strategy asks of one expert's whole parameter, or of its whole group (None)."""
 
     name: str | None
+    group: int  # among the plan's
     expert: int
 
 
@@ -36,8 +37,9 @@ def units(plan: Plan, shards: Sequence[Shard]) -> Iterator[Unit | Look]:
     """
     tensors = [(name, info) for shard in shards for name, info in layout(shard.infos)]
     looks = [list(_looks(plan, name)) for name, _ in tensors]
-    if plan.strategy.looks == "model":
-        yield from (Look(None, expert) for expert in range(len(plan.experts)))
+    for number, group in enumerate(plan.groups):
+        if any(method.looks == "model" for method in group.methods):
+            yield from (Look(None, number, expert) for expert in range(len(plan.experts)))
     yield from chain.from_iterable(looks[:1])
     for number, (name, info) in enumerate(tensors):
         yield from chain.from_iterable(looks[number + 1 : number + 2])
@@ -47,6 +49,7 @@ def units(plan: Plan, shards: Sequence[Shard]) -> Iterator[Unit | Look]:
 
 
 def _looks(plan: Plan, name: str) -> Iterator[Look]:
-    numel = plan.base.infos[name].numel
-    if plan.strategy.looks == "tensor" and name in plan.merged and numel:
-        yield from (Look(name, expert) for expert in range(len(plan.experts)))
+    if name not in plan.effective or not plan.base.infos[name].numel:
+        return
+    if plan.of(name).method.looks == "tensor":
+        yield from (Look(name, 0, expert) for expert in range(len(plan.experts)))

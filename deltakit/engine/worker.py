@@ -24,7 +24,6 @@ class Worker:
     def __init__(self, plan: Plan, output: Output, tally: Tally, allow_nonfinite: bool) -> None:
         self._plan, self._output, self._tally = plan, output, tally
         self._allow_nonfinite = allow_nonfinite
-        self._merged = frozenset(plan.merged)
         self._reader = StackReader(plan)
         self._room_bytes = room_bytes(plan)
         self._own = threading.local()
@@ -32,8 +31,7 @@ class Worker:
     def do(self, piece: Unit | Look) -> None:
         """Bring one unit from the inputs to the output, or find what later units will need."""
         if isinstance(piece, Look):
-            whole = self._reader.model if piece.name is None else self._reader.whole(piece.name)
-            self._plan.strategy.look(whole, piece.expert)
+            self._look(piece)
             return
         buffers = self._buffers()
         room = buffers.room()
@@ -41,8 +39,16 @@ class Worker:
         bits = DTYPES[info.dtype][0]  # below 8 for dtypes that torch cannot hold
         first, last = piece.start * bits // 8, piece.stop * bits // 8
         out = room.take(last - first, self._output.offset(piece.name, first))  # uint8 (bytes,)
-        (self._merge if piece.name in self._merged else self._copy)(piece, buffers, out)
+        (self._merge if piece.name in self._plan.effective else self._copy)(piece, buffers, out)
         room.hand_over(self._output.write(piece.name, first, memoryview(out.numpy())))
+
+    def _look(self, look: Look) -> None:
+        if look.name is not None:
+            method = self._plan.of(look.name).method
+            method.look(self._reader.whole(look.name), look.expert)
+            return
+        for method in self._plan.groups[look.group].methods:
+            method.look(self._reader.models[look.group], look.expert)
 
     def _buffers(self) -> Buffers:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
@@ -54,9 +60,10 @@ class Worker:
 
     def _merge(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
         stack = self._reader.read(unit.name, unit.start, unit.stop, buffers)
-        merged = self._plan.strategy.merge(stack)  # (n,)
-        if self._plan.recipe.scale != 1.0:
-            merged = merged * self._plan.recipe.scale
+        effective = self._plan.of(unit.name)
+        merged = effective.method.merge(stack)  # (n,)
+        if effective.scale != 1.0:
+            merged = merged * effective.scale
         info = self._plan.output_info(unit.name)
         base = stack.stored_base
         assert isinstance(base, LazyDelta)

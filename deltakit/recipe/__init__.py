@@ -1,7 +1,21 @@
 """Recipes: everything a merge depends on; equal recipes over equal inputs give equal bytes."""
 
+from deltakit.recipe.effective import Effective, Rules
+from deltakit.recipe.gradient import Number
+from deltakit.recipe.pattern import Regex
 from deltakit.recipe.piece import Piece
 from deltakit.recipe.recipe import DEFAULT_SHARD_SIZE, Recipe
+from deltakit.recipe.rule import Rule
 from deltakit.recipe.task import Task
 
-__all__ = ["DEFAULT_SHARD_SIZE", "Piece", "Recipe", "Task"]
+__all__ = [
+    "DEFAULT_SHARD_SIZE",
+    "Effective",
+    "Number",
+    "Piece",
+    "Recipe",
+    "Regex",
+    "Rule",
+    "Rules",
+    "Task",
+]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
 
 from deltakit.errors import BadValue
-from deltakit.strategies import Settings
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,10 +32,3 @@ class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
             settings[key.strip()] = value.strip()
         return cls(name, settings)
-
-
-def spelled(piece: Piece | None, made: Settings | None) -> Piece | None:
-    """Return a piece with all its settings spelled out."""
-    if piece is None or made is None:
-        return None
-    return Piece(piece.name, dataclasses.asdict(made))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from deltakit.errors import BadFile
+from deltakit.errors import BadFile, BadValue, DeltakitError
 from deltakit.recipe.checks import check_finite, check_output, check_tasks, check_weights
-from deltakit.recipe.code import code_digest
-from deltakit.recipe.piece import Piece, spelled
+from deltakit.recipe.gradient import Number, at, check_gradient
+from deltakit.recipe.pattern import Pattern, matcher
+from deltakit.recipe.piece import Piece
+from deltakit.recipe.rule import Rule, at_rule, check_names
 from deltakit.recipe.task import Task
-from deltakit.strategies import Method, Strategy, get, masks, weights
+from deltakit.strategies import Method, is_own_file
 from deltakit.tensors.files import LOCAL, Files, read_whole
 
 FORMAT = 1
@@ -31,54 +32,98 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drives every random mask, `dtype` (a safetensors name) is the output's, None for the base's.
     A `strategy` FILE.py:Class is code of one's own, whose blake3 is kept in `strategy_digest`.
     `mask` thins the deltas before the strategy, `weighting` finds the weights from the deltas
-    instead of the tasks', `lines` (a, b) multiplies the merged delta by a + b depth.
+    instead of the tasks', `lines` (a, b) multiplies the merged delta by a + b depth. `rules` say
+    otherwise for some tensors, the first that matches counting; tensors that match `heads` are not
+    merged, but written beside the result, a file for each task. A number may be a list: a gradient
+    over depth. A base or path left out is the store's.
     """
 
     format: int = FORMAT
-    base: str
+    base: str = ""
     tasks: list[Task]
     strategy: str
     settings: dict[str, Any] = {}
     mask: Piece | None = None
     weighting: Piece | None = None
     lines: tuple[float, float] | None = None
-    scale: float = 1.0
+    scale: Number = 1.0
+    rules: list[Rule] = []
+    heads: list[Pattern] = []
     seed: int = 0
     dtype: str | None = None
     max_shard_size: int = DEFAULT_SHARD_SIZE
     base_fingerprint: str | None = None
     strategy_digest: str | None = None
 
-    def make_strategy(self) -> Strategy:
-        """Return the strategy with its settings, checked."""
-        return get(self.strategy, self.settings)
-
-    def make_method(self) -> Method:
-        """Return the strategy with the mask, weighting and scale by depth around it, checked."""
-        return Method(
-            self.make_strategy(),
-            None if self.mask is None else masks.get(self.mask.name, self.mask.settings),
-            None
-            if self.weighting is None
-            else weights.get(self.weighting.name, self.weighting.settings),
-            self.lines,
+    @property
+    def own(self) -> Rule:
+        """What the recipe says of all tensors, as a rule."""
+        return Rule(
+            strategy=self.strategy,
+            settings=self.settings,
+            mask=self.mask,
+            weighting=self.weighting,
+            lines=self.lines,
+            scale=self.scale,
+            weights={task.name: task.weight for task in self.tasks},
+            strategy_digest=self.strategy_digest,
         )
+
+    def methods(self) -> list[Method]:
+        """Return the method of the recipe and of each rule, as in the first layer, checked."""
+        own = self.own
+        return [r.over(own).method(0.0) for r in (own, *self.rules) if not r.exclude]
+
+    def refuse_code(self) -> None:
+        """Raise BadValue where a strategy, mask or weighting is code in a file of its own."""
+        for rule in (self.own, *self.rules):
+            pieces = [piece.name for piece in (rule.mask, rule.weighting) if piece]
+            for name in (rule.strategy, *pieces):
+                if name is not None and is_own_file(name):
+                    raise BadValue(
+                        "the recipe runs code of its own",
+                        where=name,
+                        remedy="read that file, then pass --allow-code",
+                    )
 
     def checked(self) -> Recipe:
         """Return the recipe with all settings spelled out, or raise BadValue."""
-        method = self.make_method()
-        check_tasks(method.strategy, self.strategy, self.tasks)
-        check_weights(method, self.strategy, [task.weight for task in self.tasks])
-        for value in (self.scale, *(self.lines or ())):
-            check_finite(value)
+        own, rules = self.own, []
+        for number, rule in enumerate((own, *self.rules)):
+            try:
+                rules.append(self._checked(rule.over(own)))
+            except DeltakitError as error:
+                raise at_rule(number, error) from None
+        own, *rules = rules
+        for pattern in self.heads:
+            matcher(pattern)
         check_output(self.seed, self.dtype, self.max_shard_size)
         return msgspec.structs.replace(
             self,
-            settings=dataclasses.asdict(method.strategy),
-            strategy_digest=code_digest(self.strategy, self.strategy_digest),
-            mask=spelled(self.mask, method.mask),
-            weighting=spelled(self.weighting, method.weighting),
+            settings=own.settings,
+            strategy_digest=own.strategy_digest,
+            mask=own.mask,
+            weighting=own.weighting,
+            rules=rules,
         )
+
+    def _checked(self, rule: Rule) -> Rule:
+        """Return a complete rule spelled out, or raise BadValue for one that means nothing."""
+        matcher(rule.match)
+        if rule.exclude:
+            return rule
+        check_names(rule.weights, [task.name for task in self.tasks])
+        for name, value in (*rule.weights.items(), ("scale", rule.scale)):
+            check_gradient(name, value)
+        for value in rule.lines or ():
+            check_finite(value)
+        for depth in (0.0, 1.0):
+            method = rule.method(depth)
+            check_tasks(method.strategy, f"{rule.strategy}", self.tasks)
+            given = [at(rule.weights[task.name], depth) for task in self.tasks]
+            check_weights(method, f"{rule.strategy}", given)
+            check_finite(at(rule.scale, depth))
+        return rule.spelled()
 
     def encode(self) -> bytes:
         """Return the recipe as JSON, the same bytes for equal recipes."""

@@ -8,7 +8,7 @@ import sys
 
 from deltakit.strategies import masks, weights
 from deltakit.strategies._catalogue import Catalogue
-from deltakit.strategies._depth import depths
+from deltakit.strategies._depth import depths, layer
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._method import Method
 from deltakit.strategies._plugins import file_of, is_own_file
@@ -53,6 +53,7 @@ __all__ = [
     "find",
     "get",
     "is_own_file",
+    "layer",
     "masks",
     "names",
     "range_of",

@@ -26,7 +26,7 @@ def test_a_checked_recipe_spells_out_defaults():
         (b"{", "not a recipe"),
         (b"[]", "not a recipe"),
         (b'{"base": "b", "tasks": [], "strategy": "ties", "sead": 1}', "sead"),
-        (b'{"base": "b", "tasks": [{"name": "a"}], "strategy": "ties"}', "path"),
+        (b'{"base": "b", "tasks": [{"path": "a"}], "strategy": "ties"}', "name"),
         (b'{"format": 99}', "newer deltakit"),
         (b'{"format": "x"}', "not a recipe"),
         (b"\xff", "not a recipe"),

@@ -1,0 +1,137 @@
+"""Making a plan: a merge checked whole before the first byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deltakit.delta_source import merged_names
+from deltakit.engine.aside import notes_on_aside, set_aside
+from deltakit.engine.checks import (
+    Expert,
+    check_bases,
+    check_common,
+    check_draws,
+    check_expert,
+    check_map,
+    check_one_precision,
+    named_bases,
+    notes_on_maps,
+    open_maps,
+)
+from deltakit.engine.groups import Group, make_groups
+from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
+from deltakit.engine.plan import Plan, output_info, row_length
+from deltakit.engine.shards import make_shards
+from deltakit.errors import BadValue, some
+from deltakit.importance import ImportanceMap
+from deltakit.provenance import ModelTable
+from deltakit.recipe import Effective, Recipe, Rules
+from deltakit.strategies import depths
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.trim import MOST_HELD
+
+
+def make_plan(
+    recipe: Recipe,
+    base: Checkpoint,
+    experts: Sequence[Expert],
+    *,
+    base_table: ModelTable | None = None,
+    limits: Limits | None = None,
+) -> Plan:
+    """Check a merge whole and return its plan; reads headers, and importance maps' few numbers.
+
+    `experts` stand for `recipe.tasks`, in that order. `base_table` is what is known of the base;
+    without it the base is hashed where an artifact was made against a fingerprint. Raises what is
+    wrong: NamesDiffer, ShapeMismatch, DtypeMismatch, WrongBase, BadValue, UnknownName.
+    """
+    recipe = recipe.checked()
+    rules = Rules(recipe, base.infos)
+    merges = [name for name in merged_names(base.infos) if rules.merges(name)]
+    effective = {name: rules.effective(name) for name in merges}
+    every = make_groups(merges, effective)
+    seen = [set_aside(expert, base, rules) for expert in experts]
+    heads = {expert.name: found for expert, found in seen if found is not None}
+    given, experts = experts, [expert for expert, _ in seen]
+    notes = notes_on_aside(recipe, given, heads, base, rules)
+    for expert in experts:
+        notes += check_expert(expert, base, rules)
+    for expert in given:
+        check_draws(every, recipe, expert)
+    maps = open_maps(every, experts)
+    if base_table is None and named_bases(recipe, given, maps):
+        base_table = ModelTable(base.infos, base.digests())
+    if base_table is not None:
+        recipe = check_bases(recipe, given, base, base_table)
+    merged = [name for name in merges if any(e.source.changes(name) for e in experts)]
+    if not merged:
+        raise BadValue(
+            "nothing to merge: no task changes any parameter",
+            where=some([expert.name for expert in experts]),
+            remedy="check that the tasks are fine-tunes of this base",
+        )
+    groups = make_groups(merged, effective)
+    for expert, found in zip(experts, maps, strict=False):
+        check_map(found, base, base_table, f"the importance map of task {expert.name!r}")
+    notes += notes_on_maps(experts, maps)
+    for group in groups:
+        check_one_precision(group, base)
+        if any(method.needs_importance for method in group.methods):
+            check_common(experts, maps, base, group.names)
+    threads, block, looked = _settled(groups, effective, base, len(experts), limits or Limits())
+    infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
+    return Plan(
+        recipe=recipe,
+        base=base,
+        experts=experts,
+        effective={name: effective[name] for name in merged},
+        groups=groups,
+        heads=heads,
+        shards=make_shards(infos, recipe.max_shard_size),
+        merged=merged,
+        facts=_facts(every, effective, maps),
+        maps=maps,
+        depths=depths(base.infos),
+        notes=notes,
+        threads=threads,
+        block=block,
+        looked=looked,
+    )
+
+
+def _facts(
+    groups: Sequence[Group], effective: Mapping[str, Effective], maps: Sequence[ImportanceMap]
+) -> dict[str, Any]:
+    """Return what strategies find of a whole model beforehand, of each rule's parameters."""
+    facts: dict[str, Any] = {}
+    for group in groups if maps else ():
+        for method in group.methods:
+            if method.needs_importance:
+                found = method.prepare(maps, group.names)
+                own = (name for name in group.names if effective[name].method is method)
+                facts |= {name: found[name] for name in own if name in found}
+    return facts
+
+
+def _settled(
+    groups: Sequence[Group],
+    effective: Mapping[str, Effective],
+    base: Checkpoint,
+    experts: int,
+    limits: Limits,
+) -> tuple[int, int, int]:
+    """Return threads, block size, and bytes a thread holds while it looks at a whole tensor."""
+    names = [name for group in groups for name in group.names]
+    largest = max(base.infos[name].numel for name in names)
+    least, looked, whole = 0, 0, False
+    for name in names:
+        method, info = effective[name].method, base.infos[name]
+        if method.unit != "element":
+            least = max(least, row_length(info) if method.unit == "row" else info.numel)
+            whole |= method.unit == "tensor"
+        if method.looks != "nothing":
+            held = largest if method.looks == "model" else info.numel
+            looked = max(looked, min(held, MOST_HELD) * LOOK_BYTES)
+    threads, block = limits.settle(entry_bytes(experts, whole), largest, looked, least)
+    return threads, block, looked
