@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -95,9 +96,11 @@ def _expanded(glob: str) -> Iterator[str]:
 def _safe(regex: str) -> re.Pattern[str]:
     """Return a compiled expression; one whose matching could take exponential time is refused."""
     try:
-        compiled = re.compile(regex)
-        tree = re._parser.parse(regex)  # type: ignore[attr-defined]
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what may mean something else one day
+            compiled = re.compile(regex)
+            tree = re._parser.parse(regex)  # type: ignore[attr-defined]
+    except (re.error, RecursionError, OverflowError, Warning) as error:
         raise BadValue(f"not a regular expression: {error}", got=regex[:80]) from None
     if _repeats(tree) > _REPEATS:
         raise BadValue(f"more than {_REPEATS} repetitions in an expression", got=regex[:80])
