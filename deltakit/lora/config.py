@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 
 from deltakit.errors import BadFile, some
 from deltakit.lora.known_fields import DEFAULTS, UNDERSTOOD, WITHOUT_EFFECT
+from deltakit.lora.patterns import Patterns
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.index import read_json
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 10_000_000
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
-class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The fields of a PEFT LoRA config that say what its tensors mean.
 
     >>> config = AdapterConfig.of({"peft_type": "LORA", "r": 4, "lora_alpha": 8})
@@ -69,8 +69,11 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise BadFile("a rank is not above 0", got=f"r {config.r}, {some(map(str, ranks))}")
         if not all(map(math.isfinite, (config.lora_alpha, *alphas))):
             raise BadFile("a lora_alpha is not a finite number")
-        for pattern in (*config.rank_pattern, *config.alpha_pattern):
-            _compiled(pattern)
+        for name in ("rank", "alpha"):
+            try:
+                getattr(config, f"_{name}s")
+            except BadFile as error:
+                raise error.at(f"{name}_pattern") from None
         if config.bias not in ("none", "all", "lora_only"):
             raise BadFile(f"unknown bias {config.bias!r}", expected="none, all or lora_only")
         return config
@@ -89,10 +92,18 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def rank(self, module: str) -> int:
         """Return the rank of a module: that of the first pattern that matches, else `r`."""
-        return int(_first_match(self.rank_pattern, module, self.r))
+        return self._ranks.get(module, self.r)
 
     def alpha(self, module: str) -> float:
-        return float(_first_match(self.alpha_pattern, module, self.lora_alpha))
+        return self._alphas.get(module, self.lora_alpha)
+
+    @cached_property
+    def _ranks(self) -> Patterns[int]:
+        return Patterns(self.rank_pattern)
+
+    @cached_property
+    def _alphas(self) -> Patterns[float]:
+        return Patterns(self.alpha_pattern)
 
     def scaling(self, module: str) -> float:
         """Return what B A is multiplied by: alpha / r, or alpha / sqrt(r) with rsLoRA."""
@@ -133,18 +144,3 @@ def _check_init(value: Any) -> None:
         remedy="save it converted: peft save_pretrained(..., "
         "path_initial_model_for_weight_conversion=...)",
     )
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise BadFile(f"the pattern {pattern[:80]!r} is no regular expression: {error}") from None
-
-
-def _first_match(patterns: Mapping[str, float], module: str, default: float) -> float:
-    for pattern, value in patterns.items():
-        if _compiled(pattern).match(module):
-            return value
-    return default

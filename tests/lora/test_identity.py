@@ -1,11 +1,14 @@
 """The identities that a merge of adapters must keep, judged by PEFT-loaded and baked models."""
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 
 from deltakit.errors import BadValue
+from deltakit.importance import ImportanceMap
 from deltakit.lora import open_adapter
 from deltakit.lora.merge import merge_adapters
 from deltakit.lora.union import Member
@@ -47,13 +50,49 @@ def test_a_baked_model_does_what_base_and_adapter_do(made, kind, tmp_path):
     torch.testing.assert_close(output(tmp_path / "baked"), wanted, **CLOSE)
 
 
+# Every mode, and what makes it the identity on a lone adapter where it thins by default.
+MODES = {
+    "cat": {},
+    "svd": {},
+    "linear": {},
+    "ties": {"density": 1.0},
+    "dare": {"p": 0.0},
+    "sotu": {},
+    "della": {"density": 1.0, "eps": 0.0},
+    "core_space": {"density": 1.0},
+    "knots": {"density": 1.0},
+    "klf": {},
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", ["cat", "svd"])
+@pytest.mark.parametrize("mode", MODES)
 def test_weights_one_and_zero_give_the_first_adapter(made, kind, mode, tmp_path):
     folder = made(kind)
-    merge_adapters(members(folder, 1.0, 0.0), mode, tmp_path / "merged")
-    wanted = output(folder / "base", folder / "a")
-    torch.testing.assert_close(output(folder / "base", tmp_path / "merged"), wanted, **CLOSE)
+    both = members(folder, 1.0, 0.0)
+    if kind in DORA and mode not in ("cat", "svd"):
+        with pytest.raises(BadValue, match="not a low-rank delta"):
+            merge_adapters(both, mode, tmp_path / "merged", settings=MODES[mode])
+        return
+    if mode == "klf":
+        both = [dataclasses.replace(m, importance=rank_map(m, tmp_path)) for m in both]
+    merge_adapters(both, mode, tmp_path / "merged", settings=MODES[mode])
+    torch.testing.assert_close(output(folder / "base", tmp_path / "merged"), first(folder), **CLOSE)
+
+
+@functools.cache
+def first(folder):
+    """What the base does with adapter a."""
+    return output(folder / "base", folder / "a")
+
+
+def rank_map(member, folder):
+    """Write scores of the adapter's ranks, all alike."""
+    parts = member.adapter.parts.items()
+    scores = {module: torch.ones(part.rank) for module, part in parts}
+    path = folder / f"{member.name}.safetensors"
+    ImportanceMap(scores, task=member.name, units="rank").save(path)
+    return path
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in DORA])
