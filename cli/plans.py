@@ -10,6 +10,7 @@ from deltakit_cli.output import note, say, seconds, size, table
 if TYPE_CHECKING:
     from deltakit.engine import Plan, Report
     from deltakit.recipe import Piece
+    from deltakit.vocabulary import Matched
 
 
 def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
         "scratch_memory": plan.memory,
         "threads": plan.threads,
         "block": plan.block,
+        "vocabulary": vocabulary_data(plan),
         "looks_first_at": plan.looks,
         "tensors_by_rule": {str(group.rule): len(group.names) for group in plan.groups},
         "heads": {task: list(heads.names) for task, heads in plan.heads.items()},
@@ -54,6 +56,7 @@ def show_plan(plan: Plan, out: Path) -> None:
         *([[key, piece_text(piece)] for key, piece in around if piece is not None]),
         *([["rules", _rules_text(plan)]] if recipe.rules else []),
         ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.looks]}"],
+        *([["tokens", vocabulary_text(plan.vocabulary)]] if plan.vocabulary else []),
         ["reads", size(plan.bytes_in)],
         ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
         ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
@@ -70,6 +73,27 @@ def _rules_text(plan: Plan) -> str:
     """Return how many tensors come under each rule."""
     counts = [f"{len(group.names)} by rule {group.rule}" for group in plan.groups if group.rule]
     return f"{', '.join(counts) or 'none merged'} of {len(plan.recipe.rules)}"
+
+
+def vocabulary_data(plan: Plan) -> dict[str, Any] | None:
+    """Return how many tokens and rows there are, and in which tensors; None where by id."""
+    found = plan.vocabulary
+    if found is None:
+        return None
+    before, after = found.rows
+    return {
+        "tokens": found.tokens,
+        "rows": after,
+        "rows_in_base": before,
+        "tensors": list(found.tensors),
+    }
+
+
+def vocabulary_text(found: Matched) -> str:
+    """Return the same in a line or two."""
+    before, after = found.rows
+    rows = f"{after} rows" if before == after else f"{before} rows become {after}"
+    return f"{found.tokens}, {rows}, in {', '.join(found.tensors)}"
 
 
 def piece_text(piece: Piece | tuple[float, float]) -> str:

@@ -162,8 +162,8 @@ def check_alike(
                 where=label,
                 expected=f"{list(ours.shape)}, as in the base",
                 got=f"{list(theirs.shape)}",
-                remedy="a resized vocabulary or another head cannot be merged:"
-                " bring both to one shape first",
+                remedy="another head cannot be merged; a resized vocabulary can, of model folders"
+                " with their tokenizers: --tokenizer base or union",
             )
         if ours.dtype != theirs.dtype and not (is_merged(ours) and is_merged(theirs)):
             raise DtypeMismatch(

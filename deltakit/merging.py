@@ -30,6 +30,7 @@ def plan_merge(
     scale: float = 1.0,
     seed: int = 0,
     dtype: str | None = None,
+    tokenizer: str | None = None,
     max_shard_size: int = DEFAULT_SHARD_SIZE,
     limits: Limits | None = None,
 ) -> Plan:
@@ -66,6 +67,7 @@ def plan_merge(
         scale=scale,
         seed=seed,
         dtype=None if dtype is None else parse_dtype(dtype),
+        tokenizer=tokenizer,
         max_shard_size=max_shard_size,
     )
     return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
@@ -123,8 +125,10 @@ def merge(
     mask: thins the deltas before the strategy, as "random:density=0.1". lines: (a, b) multiplies
     the merged delta by a + b depth. importance: a map's path for each task.
     scale: multiplies the merged delta. seed: of all random masks. dtype: of the output, the
-    base's by default. max_shard_size: bytes of an output file. limits: threads, block size,
-    memory. Raises DeltakitError before anything is written, or leaves nothing behind.
+    base's by default. tokenizer: "base", "union" or a path, for models of different tokenizers:
+    rows of embeddings and heads are matched by token. max_shard_size: bytes of an output file.
+    limits: threads, block size, memory. Raises DeltakitError before anything is written, or
+    leaves nothing behind.
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)

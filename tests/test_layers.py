@@ -17,6 +17,7 @@ ROOMS = [
     ["tensors"],
     ["provenance", "delta_source"],
     ["delta", "importance", "mask"],
+    ["vocabulary"],
     ["difference", "diff", "restored"],
     ["strategies"],
     ["recipe"],

@@ -66,6 +66,12 @@ def command(
     dtype: Annotated[
         str | None, typer.Option(help="The output's dtype, as bfloat16; by default the base's.")
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="base|union|PATH", help="The output's tokens, where models' tokenizers differ."
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Merge again as this recipe, or merged folder, says.")
     ] = None,
@@ -103,6 +109,8 @@ def command(
     deltakit merge trec sms rt --strategy klf --out merged
 
     deltakit merge ./ft-a ./ft-b --base ./base --strategy ties --set density=0.3
+
+    deltakit merge ./ft-a ./chat-b --base ./base --strategy ties --tokenizer union
     """
     from deltakit.engine import Limits
     from deltakit.merging import plan_merge
@@ -123,6 +131,7 @@ def command(
             "--importance": importance,
             "--seed": seed,
             "--dtype": dtype,
+            "--tokenizer": tokenizer,
             "--max-shard-size": max_shard_size != "5GB",
         }
         plan = _from_recipe(
@@ -149,6 +158,7 @@ def command(
             scale=scale,
             seed=seed,
             dtype=dtype,
+            tokenizer=tokenizer,
             max_shard_size=parse_size(max_shard_size),
             limits=limits,
         )

@@ -51,4 +51,7 @@ def _around(recipe: Recipe) -> str:
         told.append(f"Some tensors otherwise, by {len(recipe.rules)} rules: see the recipe.")
     if recipe.heads:
         told.append(f"Each task's own `{patterns(recipe.heads)}` in `{FOLDER}/`, not merged.")
+    if recipe.tokenizer is not None:
+        kind = recipe.tokenizer if recipe.tokenizer in ("base", "union") else "one given"
+        told.append(f"Rows of embeddings matched by token; the tokenizer is the {kind}.")
     return "".join(f"\n{line}" for line in told)

@@ -29,7 +29,7 @@ class Expert:
     importance: Path | None = None
 
 
-def check_one_precision(group: Group, base: Checkpoint) -> None:
+def check_one_precision(group: Group, base: TensorSource) -> None:
     """Refuse to rank float32 and float64 magnitudes together."""
     wide = [name for name in group.names if base.infos[name].dtype == "F64"]
     ranks = any(method.looks == "model" for method in group.methods)
@@ -42,7 +42,7 @@ def check_one_precision(group: Group, base: Checkpoint) -> None:
         )
 
 
-def check_expert(expert: Expert, base: Checkpoint, rules: Rules) -> list[str]:
+def check_expert(expert: Expert, base: TensorSource, rules: Rules) -> list[str]:
     """Raise unless an expert fits the base in all that is merged; return what is to be noted."""
     source: DeltaSource = expert.source
     seen: TensorSource = base
@@ -148,7 +148,7 @@ def check_bases(
 def check_common(
     experts: Sequence[Expert],
     maps: Sequence[ImportanceMap],
-    base: Checkpoint,
+    base: TensorSource,
     merged: Sequence[str],
 ) -> None:
     """Raise NamesDiffer for a parameter that only some maps score, ShapeMismatch for its scores.
@@ -190,7 +190,7 @@ def notes_on_maps(experts: Sequence[Expert], maps: Sequence[ImportanceMap]) -> l
 
 
 def check_map(
-    found: ImportanceMap, base: Checkpoint, table: ModelTable | None, artifact: str
+    found: ImportanceMap, base: TensorSource, table: ModelTable | None, artifact: str
 ) -> None:
     """Raise WrongBase for an importance map of another base, naming what differs."""
     strange = [name for name in found if name not in base.infos]

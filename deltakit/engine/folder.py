@@ -48,6 +48,8 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
 
 def _input_paths(plan: Plan) -> list[Path]:
     paths = [plan.base.path]
+    if plan.recipe.tokenizer not in (None, "base", "union"):
+        paths.append(Path(plan.recipe.tokenizer))
     for expert in plan.experts:
         paths += [file.path for file in expert.source.files]
         paths += [expert.importance] if expert.importance is not None else []
@@ -58,9 +60,14 @@ def write_sidecars(plan: Plan, folder: Path, files: Files) -> None:
     """Write everything of the output but its weights, from the base's folder and the plan."""
     source = plan.base.folder
     kept = sidecars(source) if (source / "config.json").exists() else []
-    for relative in kept:
-        data = read_whole(source / relative, files)
-        if relative.name == "config.json" and len(relative.parts) == 1:
+    replaced = {} if plan.vocabulary is None else plan.vocabulary.files
+    for relative in sorted({*kept, *map(Path, replaced)}):
+        data = replaced.get(str(relative), b"")
+        if data is None:
+            continue
+        if str(relative) not in replaced:
+            data = read_whole(source / relative, files)
+        if str(relative) == "config.json":
             data = _config(plan, data)
         if len(relative.parts) > 1:
             files.make_folder((folder / relative).parent)
@@ -73,10 +80,10 @@ def write_sidecars(plan: Plan, folder: Path, files: Files) -> None:
 
 
 def _config(plan: Plan, data: bytes) -> bytes:
-    """Return config.json, with the output's dtype where that is not the base's."""
+    """Return this config.json, with the output's dtype where that is not the base's."""
     if plan.recipe.dtype is None:
         return data
-    config = plan.base.config()
+    config = json.loads(data)
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = DTYPES[plan.recipe.dtype][1]

@@ -17,6 +17,7 @@ from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
+from deltakit.vocabulary import Matched, MatchedBase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class Plan:
     """A merge that will not be refused half-way: what is read, computed and written."""
 
     recipe: Recipe
-    base: Checkpoint
+    base: Checkpoint | MatchedBase
     experts: Sequence[Expert]
     effective: Mapping[str, Effective] = field(repr=False)  # of each merged parameter
     groups: Sequence[Group]
@@ -45,6 +46,7 @@ class Plan:
     threads: int
     block: int  # entries
     looked: int  # bytes a thread holds while it looks at a whole tensor
+    vocabulary: Matched | None = None  # of models whose tokenizers differ
 
     @property
     def bytes_out(self) -> int:

@@ -23,13 +23,16 @@ from deltakit.engine.groups import Group, make_groups
 from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
 from deltakit.engine.plan import Plan, output_info, row_length
 from deltakit.engine.shards import make_shards
+from deltakit.engine.vocabularies import in_one_vocabulary, matched_experts
 from deltakit.errors import BadValue, some
 from deltakit.importance import ImportanceMap
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Effective, Recipe, Rules
 from deltakit.strategies import depths
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.source import TensorSource
 from deltakit.trim import MOST_HELD
+from deltakit.vocabulary import MatchedBase
 
 
 def make_plan(
@@ -54,9 +57,11 @@ def make_plan(
     seen = [set_aside(expert, base, rules) for expert in experts]
     heads = {expert.name: found for expert, found in seen if found is not None}
     given, experts = experts, [expert for expert, _ in seen]
-    notes = notes_on_aside(recipe, given, heads, base, rules)
-    for expert in experts:
-        notes += check_expert(expert, base, rules)
+    vocabulary, notes = in_one_vocabulary(recipe, base, experts, rules)
+    notes += notes_on_aside(recipe, given, heads, base, rules)
+    for number, expert in enumerate(experts):
+        as_known = base if vocabulary is None else vocabulary.sources[number].seen
+        notes += check_expert(expert, as_known, rules)
     for expert in given:
         check_draws(every, recipe, expert)
     maps = open_maps(every, experts)
@@ -64,6 +69,10 @@ def make_plan(
         base_table = ModelTable(base.infos, base.digests())
     if base_table is not None:
         recipe = check_bases(recipe, given, base, base_table)
+    source: Checkpoint | MatchedBase = base
+    if vocabulary is not None:
+        source, experts = vocabulary.base, matched_experts(vocabulary, experts)
+        maps = vocabulary.maps(maps)
     merged = [name for name in merges if any(e.source.changes(name) for e in experts)]
     if not merged:
         raise BadValue(
@@ -73,17 +82,17 @@ def make_plan(
         )
     groups = make_groups(merged, effective)
     for expert, found in zip(experts, maps, strict=False):
-        check_map(found, base, base_table, f"the importance map of task {expert.name!r}")
+        check_map(found, source, base_table, f"the importance map of task {expert.name!r}")
     notes += notes_on_maps(experts, maps)
     for group in groups:
-        check_one_precision(group, base)
+        check_one_precision(group, source)
         if any(method.needs_importance for method in group.methods):
-            check_common(experts, maps, base, group.names)
-    threads, block, looked = _settled(groups, effective, base, len(experts), limits or Limits())
-    infos = {name: output_info(info, recipe.dtype) for name, info in base.infos.items()}
+            check_common(experts, maps, source, group.names)
+    threads, block, looked = _settled(groups, effective, source, len(experts), limits or Limits())
+    infos = {name: output_info(info, recipe.dtype) for name, info in source.infos.items()}
     return Plan(
         recipe=recipe,
-        base=base,
+        base=source,
         experts=experts,
         effective={name: effective[name] for name in merged},
         groups=groups,
@@ -97,6 +106,7 @@ def make_plan(
         threads=threads,
         block=block,
         looked=looked,
+        vocabulary=vocabulary,
     )
 
 
@@ -117,7 +127,7 @@ def _facts(
 def _settled(
     groups: Sequence[Group],
     effective: Mapping[str, Effective],
-    base: Checkpoint,
+    base: TensorSource,
     experts: int,
     limits: Limits,
 ) -> tuple[int, int, int]:

@@ -67,7 +67,8 @@ class Tally:
     def report(self, plan: Plan, out: Path) -> Report:
         """Return the report; raises BadValue when the result is the base itself."""
         changed = sum(counts.changed for counts in self._counts.values())
-        if not changed:
+        made = plan.vocabulary is not None and plan.vocabulary.makes_rows
+        if not changed and not made:
             raise BadValue(
                 "nothing was applied: the merged model is the base",
                 where=", ".join(expert.name for expert in plan.experts),

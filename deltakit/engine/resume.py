@@ -32,6 +32,7 @@ def key(plan: Plan, allow_nonfinite: bool) -> str:
         [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in maps],
         [shard.file_name for shard in plan.shards],
         allow_nonfinite,
+        None if plan.vocabulary is None else plan.vocabulary.digest,
     ]
     return blake3(msgspec.json.encode(told)).hexdigest()[:16]
 

@@ -35,7 +35,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     instead of the tasks', `lines` (a, b) multiplies the merged delta by a + b depth. `rules` say
     otherwise for some tensors, the first that matches counting; tensors that match `heads` are not
     merged, but written beside the result, a file for each task. A number may be a list: a gradient
-    over depth. A base or path left out is the store's.
+    over depth. A base or path left out is the store's. `tokenizer` ("base", "union" or the path
+    of one) matches the rows of embeddings by token.
     """
 
     format: int = FORMAT
@@ -51,6 +52,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     heads: list[Pattern] = []
     seed: int = 0
     dtype: str | None = None
+    tokenizer: str | None = None
     max_shard_size: int = DEFAULT_SHARD_SIZE
     base_fingerprint: str | None = None
     strategy_digest: str | None = None

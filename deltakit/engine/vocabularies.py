@@ -1,0 +1,36 @@
+"""The vocabularies of a merge's models: one for all, or none to merge them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deltakit.delta_source import merged_names
+from deltakit.engine.checks import Expert
+from deltakit.recipe import Recipe, Rules
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.vocabulary import Matched, check_same_tokens, match
+
+
+def in_one_vocabulary(
+    recipe: Recipe, base: Checkpoint, experts: Sequence[Expert], rules: Rules
+) -> tuple[Matched | None, list[str]]:
+    """Return base and experts in the recipe's vocabulary, and notes.
+
+    None where the recipe names no tokenizer: then the models' tokens must be the same.
+    """
+    names, sources = [e.name for e in experts], [e.source for e in experts]
+    if recipe.tokenizer is None:
+        return None, check_same_tokens(base, names, sources, rules.merges)
+    merged = [name for name in merged_names(base.infos) if rules.merges(name)]
+    weights = {name: rules.effective(name).weights for name in merged}
+    found = match(recipe.tokenizer, base, names, sources, weights)
+    return found, list(found.notes)
+
+
+def matched_experts(vocabulary: Matched, experts: Sequence[Expert]) -> list[Expert]:
+    """Return the experts with their deltas as the vocabulary has them."""
+    return [
+        replace(expert, source=source)
+        for expert, source in zip(experts, vocabulary.sources, strict=True)
+    ]

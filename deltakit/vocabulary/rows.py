@@ -1,0 +1,101 @@
+"""Where each row of an embedding in the output comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from deltakit.vocabulary.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NONE = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """For each row of the output the row of the base and of each expert, NONE where it has none.
+
+    >>> rows = Rows.of(Tokenizer.of({"a": 0, "b": 1}), 2, Tokenizer.of({"b": 0}), 2, [])
+    >>> rows.base.tolist(), list(rows.runs())
+    ([-1, 0], [(0, 1), (1, 2)])
+
+    base (n,) int64, experts (n,) int64 each.
+    """
+
+    base: np.ndarray
+    experts: Sequence[np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        output: Tokenizer,
+        count: int,
+        base: Tokenizer,
+        base_rows: int,
+        experts: Sequence[tuple[Tokenizer, int]],
+    ) -> Rows:
+        """Match `count` rows of the output by token with models of so many rows each.
+
+        A row of no token, in output and base alike, is padding: the base's own, and no expert's.
+        """
+        ours = _rows(output, count, base, base_rows)
+        taken = {number for number in output.ids.values() if number < count}
+        theirs = set(base.ids.values())
+        for number in range(min(count, base_rows)):
+            if number not in taken and number not in theirs:
+                ours[number] = number
+        return cls(ours, tuple(_rows(output, count, other, rows) for other, rows in experts))
+
+    @property
+    def made(self) -> np.ndarray:
+        """The rows that the base lacks, ascending."""
+        import numpy as np
+
+        return np.flatnonzero(self.base == NONE)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """The first row of each run: rows that lie one after another in all models."""
+        import numpy as np
+
+        broken = np.zeros(max(0, len(self.base) - 1), dtype=np.bool_)
+        for rows in (self.base, *self.experts):
+            broken |= rows[1:] != np.where(rows[:-1] == NONE, NONE, rows[:-1] + 1)
+        return np.concatenate(([0], np.flatnonzero(broken) + 1, [len(self.base)]))
+
+    def runs(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (first row, row after the last) of each run that meets rows start..stop."""
+        import numpy as np
+
+        stop = len(self.base) if stop is None else stop
+        starts = self._starts
+        first = int(np.searchsorted(starts, start, side="right")) - 1
+        while first < len(starts) - 1 and starts[first] < stop:
+            yield int(starts[first]), int(starts[first + 1])
+            first += 1
+
+    def pieces(self, start: int, stop: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (start, stop, row, offset) for flat entries start..stop of rows of `width`.
+
+        `row` is the output's first of a run; the entries begin `offset` entries after it, in the
+        output and in every model that has the row.
+        """
+        for first, last in self.runs(start // width, -(-stop // width)):
+            low, high = max(start, first * width), min(stop, last * width)
+            if low < high:
+                yield low, high, first, low - first * width
+
+
+def _rows(output: Tokenizer, count: int, model: Tokenizer, rows: int) -> np.ndarray:
+    import numpy as np
+
+    found = np.full(count, NONE, dtype=np.int64)
+    for token, number in output.ids.items():
+        row = model.ids.get(token, NONE)
+        if number < count and row < rows:
+            found[number] = row
+    return found
