@@ -32,3 +32,17 @@ def settings(given: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--set {text}: expected KEY=VALUE")
         found[key] = value
     return found
+
+
+def lines(text: str | None) -> tuple[float, float] | None:
+    """Return the two numbers of --lines.
+
+    >>> lines("0.2,0.8")
+    (0.2, 0.8)
+    """
+    if text is None:
+        return None
+    found = numbers("--lines", text)
+    if len(found) != 2:
+        raise typer.BadParameter(f"--lines {text}: expected two numbers, as 0.2,0.8")
+    return found[0], found[1]

@@ -40,7 +40,7 @@ def plan_merge(
     """
     if isinstance(tasks, str):
         raise BadValue("the tasks are one text", expected="a list of names or paths", got=tasks)
-    found_by = _weighting(weights) if isinstance(weights, str) and weights else None
+    found_by = Piece.auto(weights) if isinstance(weights, str) and weights else None
     each = [] if isinstance(weights, str) else list(weights)
     if each and len(each) != len(tasks):
         raise BadValue(
@@ -132,14 +132,6 @@ def merge(
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)
-
-
-def _weighting(text: str) -> Piece:
-    """Return the automatic weighting that a text names: auto:NAME, auto:NAME:KEY=VALUE,..."""
-    auto, colon, rest = text.partition(":")
-    if auto != "auto" or not colon:
-        raise BadValue("weights are one text", expected="numbers, or auto:NAME", got=text)
-    return Piece.parse(rest)
 
 
 def _tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:

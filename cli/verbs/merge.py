@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.lists import lines as parse_lines
 from deltakit_cli.lists import numbers
 from deltakit_cli.lists import settings as parse_settings
 from deltakit_cli.options import Json, StorePath, store_if_any
@@ -153,7 +154,7 @@ def command(
             settings=parse_settings(settings or []),
             weights=weights if weights.startswith("auto:") else numbers("--weights", weights),
             mask=_mask(mask, density),
-            lines=_lines(lines),
+            lines=parse_lines(lines),
             importance=importance or [],
             scale=scale,
             seed=seed,
@@ -198,13 +199,3 @@ def _mask(text: str | None, density: float | None) -> str | None:
     if text is None:
         raise typer.BadParameter("--density goes with --mask; a strategy's is --set density=..")
     return f"{text}{',' if ':' in text else ':'}density={density}"
-
-
-def _lines(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        a, b = (float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"--lines {text}: expected two numbers, as 0.2,0.8") from None
-    return a, b

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser  # type: ignore[attr-defined]
@@ -49,7 +50,11 @@ class Automaton:
         if len(pattern) > MOST_CHARACTERS:
             raise self._refused("so many characters")
         try:
-            tree = _parser.parse(pattern)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # of what Python 4 may read otherwise
+                tree = _parser.parse(pattern)
             if tree.state.flags != re.UNICODE:
                 raise self._refused("flags")
             first = self._sequence(tree, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,12 @@ from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.lora.checks import ModuleCheck, check
 from deltakit.lora.cut import chosen_rank, cut
 from deltakit.lora.factors import Factors
+from deltakit.lora.modes import find
 from deltakit.lora.plan import Plan, plan_merge, shape_of
 from deltakit.lora.record import Report, new_adapter
 from deltakit.lora.union import Member
 from deltakit.lora.write import AdapterWriter, Contents, NewPart
+from deltakit.recipe import Piece
 from deltakit.tensors.files import LOCAL, Files
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ def merge_adapters(
     mode: str,
     out: str | Path,
     *,
+    settings: Mapping[str, Any] | None = None,
+    mask: str | None = None,
+    weights: str | None = None,
+    lines: tuple[float, float] | None = None,
     overwrite: bool = False,
     files: Files = LOCAL,
     **options: Any,
@@ -39,17 +45,26 @@ def merge_adapters(
     >>> merge_adapters([Member("a", open_adapter("./a")), Member("b", open_adapter("./b"))],
     ...                "svd", "./merged", size=Size(rank=16))            # doctest: +SKIP
 
-    mode: cat, svd, linear, core_space, knots, klf, or a strategy. settings: the mode's. size: the
-    rank, or the energy to keep; by default what the mode says. scale multiplies the result. seed:
-    of random masks, which depend on the members' names. dtype: of the output, by default the
-    narrowest that holds all inputs'. importance: maps of rank units, one an adapter, for klf.
+    mode: cat, svd, linear, core_space, knots, klf, a strategy, or FILE.py:Class. settings: the
+    mode's. mask ("random:density=0.1"), weights ("auto:NAME") and lines (a, b) stand around a
+    strategy as they do in `deltakit.merge`. size: the rank, or the energy to keep; by default what
+    the mode says. scale multiplies the result. seed: of random masks, which depend on the members'
+    names. dtype: of the output, by default the narrowest that holds all inputs'. importance: maps
+    of rank units, one an adapter, for klf, in place of the members' own.
     base: read only for what adapters keep whole, where weights do not add up to 1. Adapters of
     weight 0 are left out. Raises DeltakitError before anything is written, or leaves nothing.
     """
     import torch  # noqa: F401  takes seconds the first time: not part of the merge
 
     began = time.perf_counter()
-    plan = plan_merge(members, mode, **options)
+    chosen = find(
+        mode,
+        settings,
+        mask=None if mask is None else Piece.parse(mask),
+        weighting=None if weights is None else Piece.auto(weights),
+        lines=lines,
+    )
+    plan = plan_merge(members, mode, chosen, **options)
     inputs = [member.adapter.path for member in members]
     with new_adapter(Path(out), inputs, overwrite, files) as folder, one_torch_thread():
         contents = _contents(plan)
@@ -121,7 +136,11 @@ def _write_parts(plan: Plan, contents: Contents, writer: AdapterWriter) -> list[
             magnitude = plan.members[0].adapter.magnitude(part.module)
         written = writer.write_part(part, merged, bias, magnitude)
         checks[part.module] = check(
-            part.module, pack.products, plan.shares, written, None if plan.mode.exact else kept
+            part.module,
+            pack.products,
+            plan.shares(pack),
+            written,
+            None if plan.mode.exact else kept,
         )
 
     run_all(do, iter(contents.parts), THREADS)
@@ -137,5 +156,5 @@ def _bias(plan: Plan, part: NewPart) -> Tensor | None:
     for number in plan.modules[part.module]:
         bias = plan.members[number].adapter.bias(part.module)
         if bias is not None:
-            total = total + bias * plan.shares[number]
+            total = total + bias * plan.kept.shares[number]
     return total

@@ -17,9 +17,10 @@ from deltakit.lora.factors import Factors
 from deltakit.lora.fields import merged_fields
 from deltakit.lora.kept import Kept
 from deltakit.lora.layout import PREFIX
-from deltakit.lora.modes import Mode, Pack, find
+from deltakit.lora.modes import Mode, Pack
 from deltakit.lora.record import Record
 from deltakit.lora.union import Member, union
+from deltakit.strategies import depths
 from deltakit.tensors.dtypes import parse_dtype, safetensors_dtype, torch_dtype
 from deltakit.tensors.source import TensorSource
 
@@ -34,16 +35,18 @@ class Plan:
     modules: Mapping[str, Mapping[int, Part]]
     kept: Kept
     facts: Mapping[str, Any]
+    depths: Mapping[str, float]  # by parameter, 0 to 1
     dtype: str
     fields: Mapping[str, Any]
     notes: Sequence[str] = field(default_factory=list)
 
-    @property
-    def shares(self) -> Sequence[float]:
-        return self.kept.shares
+    def shares(self, pack: Pack) -> list[float]:
+        """Return what each adapter's delta of a module is multiplied by."""
+        total = sum(pack.weights) if self.mode.averages else 1.0
+        return [self.record.scale * weight / (total or 1.0) for weight in pack.weights]
 
     def pack(self, module: str) -> Pack:
-        """Read a module's factors, of rank 0 where an adapter lacks it, in one dtype."""
+        """Read a module's factors, of rank 0 where an adapter lacks it, in one dtype; weighed."""
         import torch
 
         parts = self.modules[module]
@@ -58,7 +61,7 @@ class Plan:
             self.members[n].adapter.config.fan_in_fan_out for n in parts
         )
         shape = (columns, rows) if turned else (rows, *first.inputs)
-        return Pack(
+        pack = Pack(
             [Factors(p.a.to(wide), p.b.to(wide)) for p in products],
             [member.weight for member in self.members],
             [parts[n].scaling if n in parts else 1.0 for n in range(len(self.members))],
@@ -67,15 +70,17 @@ class Plan:
             shape,
             turned,
             self.record.seed,
+            self.depths[f"{module}.weight"],
             self.facts.get(module),
         )
+        return self.mode.weigh(pack)
 
 
 def plan_merge(
     members: Sequence[Member],
     mode: str,
+    chosen: Mode,
     *,
-    settings: Mapping[str, Any] | None = None,
     size: Size | None = None,
     scale: float = 1.0,
     seed: int = 0,
@@ -85,11 +90,10 @@ def plan_merge(
 ) -> Plan:
     """Check a merge of adapters whole and return its plan; reads headers and importance maps.
 
-    Arguments are those of `merge_adapters`.
+    chosen: the mode with its settings, `mode` its name; others are those of `merge_adapters`.
     """
     size = size or Size()
     size.check()
-    chosen = find(mode, settings)
     _check_names(members)
     if importance:
         members = _with_maps(members, importance, chosen, mode)
@@ -105,15 +109,18 @@ def plan_merge(
     kept = Kept(used, [scale * member.weight / total for member in used], base)
     kept.check()
     modules = union(used)
+    if chosen.rule and (chosen.rule.weighting or chosen.rule.lines):
+        _check_factors_only(used, kept)
     _check_dora(used, mode, size, scale)
     ranks = {module: [p.rank for p in parts.values()] for module, parts in modules.items()}
     for module, found in ranks.items():
         chosen.rank(found, shape_of(next(iter(modules[module].values()))))  # refuses what it cannot
     facts = chosen.prepare(ranks, _scores(used)) if chosen.needs_importance else {}
     fields, notes = merged_fields(used, kept)
-    record = Record.of(members, mode, chosen.settings, size, scale, seed)
+    record = Record.of(members, mode, chosen, size, scale, seed)
+    where = depths(f"{module}.weight" for module in modules)
     out = _dtype(used) if dtype is None else parse_dtype(dtype)
-    return Plan(record, used, chosen, modules, kept, facts, out, fields, notes)
+    return Plan(record, used, chosen, modules, kept, facts, where, out, fields, notes)
 
 
 def shape_of(part: Part) -> tuple[int, int]:
@@ -128,6 +135,19 @@ def _check_names(members: Sequence[Member]) -> None:
         raise BadValue(
             f"two adapters are called {twice[0]!r}",
             remedy=f"give each a name of its own: {twice[0]}-1=PATH {twice[0]}-2=PATH",
+        )
+
+
+def _check_factors_only(used: Sequence[Member], kept: Kept) -> None:
+    """Refuse weights found from deltas, and a scale by depth, beside what has no factors."""
+    biases = [p.module for m in used for p in m.adapter.parts.values() if p.bias is not None]
+    others = [*kept.whole, *kept.rows, *biases]
+    if others:
+        raise BadValue(
+            "only factors get weights found from deltas, or a scale by depth",
+            got=f"adapters that keep {some(others)} too",
+            remedy="give weights as numbers, or merge into the base:"
+            " deltakit merge A B --base PATH",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import msgspec
 
 from deltakit.lora.checks import ModuleCheck, Summary, summarise
 from deltakit.lora.cut import Size
+from deltakit.lora.modes import Mode
 from deltakit.lora.union import Member
 from deltakit.lora.write import RECORD_NAME, Contents, check_target
+from deltakit.recipe import Piece
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.new_file import write_whole
 from deltakit.tensors.new_folder import new_folder
@@ -37,6 +39,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     adapters: list[Lineage]
     settings: dict[str, Any] = {}
+    mask: Piece | None = None
+    weighting: Piece | None = None
+    lines: tuple[float, float] | None = None
+    strategy_digest: str | None = None
     rank: int | None = None
     energy: float | None = None
     uniform: bool = False
@@ -48,11 +54,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         cls,
         members: Sequence[Member],
         mode: str,
-        settings: Mapping[str, Any],
+        chosen: Mode,
         size: Size,
         scale: float = 1.0,
         seed: int = 0,
     ) -> Record:
+        rule = chosen.rule
         adapters = [
             Lineage(m.name, str(m.adapter.path), m.adapter.source.fingerprint(), m.weight)
             for m in members
@@ -60,7 +67,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             mode=mode,
             adapters=adapters,
-            settings=dict(settings),
+            settings=dict(chosen.settings),
+            mask=(rule.mask or None) if rule else None,
+            weighting=(rule.weighting or None) if rule else None,
+            lines=(rule.lines or None) if rule else None,
+            strategy_digest=rule.strategy_digest if rule else None,
             rank=size.rank,
             energy=size.energy,
             uniform=size.uniform,

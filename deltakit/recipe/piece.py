@@ -32,3 +32,11 @@ class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
             settings[key.strip()] = value.strip()
         return cls(name, settings)
+
+    @classmethod
+    def auto(cls, text: str) -> Piece:
+        """Return the automatic weighting written as auto:NAME or auto:NAME:KEY=VALUE,..."""
+        auto, colon, rest = text.partition(":")
+        if auto != "auto" or not colon:
+            raise BadValue("weights are one text", expected="numbers, or auto:NAME", got=text)
+        return cls.parse(rest)

@@ -38,7 +38,7 @@ def lora(*words):
 
 def test_merge_prints_its_self_check(here):
     printed = lora("merge", "a", "x=b", "--rank", "2", "--weights", "1,0.5", "-o", "m")
-    assert printed.startswith("merged 2 adapters with svd into m: 1 modules")
+    assert printed.startswith("merged 2 adapters with svd into m: 1 module,")
     assert "rank 2 keeps" in printed
     assert "worst" in printed
     found = json.loads((here / "m" / "deltakit_lora.json").read_text())
@@ -133,3 +133,27 @@ def test_inspect_compares_an_adapter_with_a_model_on_their_base(here):
     done = deltakit("inspect", "./a", "./tuned", "--base", "base")
     assert done.exit_code == 0, done.output
     assert "cosine" in done.stdout
+
+
+def test_masks_and_found_weights_stand_around_a_mode(here):
+    words = ["merge", "a", "b", "-m", "ties", "-o", "m"]
+    lora(*words, "--mask", "random:density=0.5", "--weights", "auto:doge", "--lines", "0.2,0.8")
+    found = json.loads((here / "m" / "deltakit_lora.json").read_text())["record"]
+    assert [found[key] is not None for key in ("mask", "weighting", "lines")] == [True] * 3
+
+
+def test_adapters_of_a_store_go_by_their_names(here):
+    words = [["init"], ["add", "one", "--adapter", "a"], ["add", "two", "--adapter", "b"]]
+    for verb in words:
+        assert CliRunner().invoke(build(["init", "add"]), verb).exit_code == 0
+    lora("merge", "one", "two", "--mode", "cat", "-o", "m")
+    found = json.loads((here / "m" / "deltakit_lora.json").read_text())["record"]
+    assert sorted(a["name"] for a in found["adapters"]) == ["one", "two"]
+    lora("merge", "a", "b", "--mode", "cat", "-o", "n")
+    one, other = (open_adapter(here / n).source.digests() for n in "mn")
+    assert one == other
+    lora("lint", "one", "--for", "peft")
+    lora("bake", "one", "two", "--base", "base", "-o", "baked")
+    lora("resize", "one", "--rank", "1", "-o", "small")
+    lora("convert", "one", "--to", "kohya", "--out", "k.safetensors")
+    assert (here / "small" / "adapter_model.safetensors").exists()

@@ -89,6 +89,10 @@ def test_what_an_automaton_does_not_follow_is_refused(pattern, words):
         AdapterConfig.of({"peft_type": "LORA", "alpha_pattern": {pattern: 2}})
 
 
+def test_what_python_warns_of_is_read_as_python_reads_it():
+    assert Automaton("[[a]$").matches("[")
+
+
 def test_an_error_tells_which_field_the_pattern_is_of():
     with pytest.raises(BadFile, match="alpha_pattern"):
         AdapterConfig.of({"peft_type": "LORA", "alpha_pattern": {"(": 2}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deltakit_cli.output import note, say, seconds, size, table
+from deltakit_cli.records import count
 
 if TYPE_CHECKING:
     from deltakit.lora.checks import ModuleCheck
@@ -18,7 +19,7 @@ def show_report(report: Report, adapters: int) -> None:
     made = f"merged {adapters} adapters with {report.mode} into"
     made = {"extract": "extracted"}.get(report.mode, made if adapters > 1 else "wrote")
     say(
-        f"{made} {report.out}: {len(report.modules)} modules,"
+        f"{made} {report.out}: {count(len(report.modules), 'module')},"
         f" {size(report.nbytes)}, {seconds(report.seconds)}"
     )
     total = report.summary
@@ -29,7 +30,7 @@ def show_report(report: Report, adapters: int) -> None:
     if total.kept < 0.9995 or total.error > 1e-3:
         table(["worst", "rank", "kept", "error"], map(_row, total.worst), align="lr")
     if report.kept:
-        say(f"kept whole, merged by the same weights: {len(report.kept)} tensors")
+        say(f"kept whole, merged by the same weights: {count(len(report.kept), 'tensor')}")
     for text in report.notes:
         note(f"note: {text}")
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from deltakit_cli.lists import lines as parse_lines
 from deltakit_cli.lists import numbers, settings
 from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit
@@ -19,7 +20,6 @@ from deltakit_cli.verbs.lora._options import (
     Rank,
     Seed,
     Settings,
-    Weights,
 )
 from deltakit_cli.verbs.lora._report import show_report
 
@@ -28,12 +28,26 @@ def command(
     adapters: Adapters,
     mode: Annotated[
         str,
-        typer.Option("--mode", "-m", help="cat, svd, linear, core_space, knots, klf, a strategy."),
+        typer.Option(
+            "--mode",
+            "-m",
+            help="cat, svd, linear, core_space, knots, klf; a strategy; or FILE.py:Class.",
+        ),
     ] = "svd",
-    weights: Weights = "",
+    weights: Annotated[
+        str,
+        typer.Option(metavar="1,0.5", help="One weight an adapter, or auto:NAME to find them."),
+    ] = "",
     rank: Rank = None,
     energy: Energy = None,
     set_: Settings = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:KEY=VALUE,..]", help="Thin each delta first, as random."),
+    ] = None,
+    lines: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Scale by A + B * depth, 0 to 1 (LiNeS).")
+    ] = None,
     uniform: Annotated[
         bool, typer.Option("--uniform", help="One rank for all modules, for servers that need it.")
     ] = False,
@@ -64,12 +78,17 @@ def command(
     from deltakit.members import open_members
     from deltakit.tensors.checkpoint import Checkpoint
 
+    auto = weights.startswith("auto:")
+    given = [] if auto else numbers("--weights", weights)
     report = merge_adapters(
-        open_members(adapters, numbers("--weights", weights), store_if_any(store)),
+        open_members(adapters, given, store_if_any(store)),
         mode,
         out,
         overwrite=overwrite,
         settings=settings(set_ or []),
+        mask=mask,
+        weights=weights if auto else None,
+        lines=parse_lines(lines),
         size=Size(rank, energy, uniform),
         scale=scale,
         seed=seed,

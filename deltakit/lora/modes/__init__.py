@@ -2,7 +2,7 @@
 
 >>> find("svd").exact
 True
->>> find("ties", {"density": 0.5}).strategy
+>>> find("ties", {"density": 0.5}).method.strategy
 Ties(density=0.5, scope='tensor', elect='mass', divide='weights', combine='mean')
 
 Every strategy is a mode too: `elementwise` applies it to the deltas themselves.

@@ -12,6 +12,7 @@ import deltakit.lora.modes as room
 from deltakit import strategies
 from deltakit.errors import BadValue, UnknownName, nearest
 from deltakit.lora.modes._mode import Mode
+from deltakit.recipe import Piece, Rule
 
 _ELEMENTWISE = "elementwise"  # is named by its strategy
 
@@ -30,13 +31,31 @@ def names() -> list[str]:
     return sorted({*_own(), *strategies.names()})
 
 
-def find(name: str, settings: Mapping[str, Any] | None = None) -> Mode:
-    """Return a mode with its settings, given as values or as text."""
+def find(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    mask: Piece | None = None,
+    weighting: Piece | None = None,
+    lines: tuple[float, float] | None = None,
+) -> Mode:
+    """Return a mode with its settings, given as values or as text.
+
+    name: a mode, a strategy, or FILE.py:Class. mask, weighting, lines: as in a recipe; only a
+    strategy that is applied to the deltas takes them, others are BadValue.
+    """
     given = dict(settings or {})
     if name in _own():
+        if mask or weighting or lines:
+            raise BadValue(
+                f"the mode {name} merges factors, whose deltas are never spread out to be"
+                f" {'masked' if mask else 'weighed' if weighting else 'scaled by depth'}",
+                remedy="apply a strategy to the deltas: --mode task_arithmetic, ties, ..",
+            )
         return _made(_class(name), name, given)
-    if name in strategies.names():
-        return _class(_ELEMENTWISE)(strategy=strategies.get(name, given))  # type: ignore[call-arg]
+    if name in strategies.names() or strategies.is_own_file(name):
+        rule = Rule(strategy=name, settings=given, mask=mask, weighting=weighting, lines=lines)
+        return _class(_ELEMENTWISE)(rule=rule.spelled())  # type: ignore[call-arg]
     close = nearest(name, names())
     raise UnknownName(
         f"unknown mode {name!r}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from deltakit.errors import BadValue
 from deltakit.lora.factors import Factors
+from deltakit.recipe import Rule
 from deltakit.strategies import Strategy
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Pack:
     shape: tuple[int, ...] = ()  # of the parameter
     turned: bool = False
     seed: int = 0
+    depth: float = 1.0  # where the parameter lies: 0 in the first layer, 1 in the last
     fact: Any = None  # what the mode's prepare returned for this module
 
     @property
@@ -46,6 +48,7 @@ class Mode(ABC):
     averages: bool = False  # k identical adapters give one of them, not k times it
     ordered: bool = False  # the order of the adapters changes the result
     needs_importance: ClassVar[bool] = False
+    rule: Rule | None = None  # of a strategy applied to the deltas, what stands around it included
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,6 +63,10 @@ class Mode(ABC):
     ) -> Mapping[str, Any]:
         """Return a fact for each module, before the first is merged."""
         return {}
+
+    def weigh(self, pack: Pack) -> Pack:
+        """Return the pack with the weights that the module is merged by."""
+        return pack
 
     def rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
         """Return the rank of what `merge` gives for adapters of these ranks, at most."""

@@ -1,15 +1,19 @@
-"""Any element-wise strategy, on the deltas themselves, one module at a time."""
+"""Any strategy, on the deltas themselves, one module at a time."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+from deltakit.errors import BadValue
 from deltakit.lora.low_rank import LowRank
 from deltakit.lora.modes._mode import Mode, Pack, check_strategy
-from deltakit.strategies import Stack, Strategy, Whole
+from deltakit.recipe import Rule
+from deltakit.strategies import Method, Stack, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,25 +25,48 @@ BLOCK = 1 << 18  # entries; k of these are dense at a time, where the strategy t
 class Elementwise(Mode):
     """The strategy's formula on each module's deltas, then factored again to the rank asked for.
 
-    What is merged is what `deltakit merge` makes of the same adapters, tasks and seed.
+    What is merged is what `deltakit merge` makes of the same adapters, tasks and seed, with the
+    same mask, weighting and scale by depth around it.
     """
 
-    strategy: Strategy
+    rule: Rule
+
+    @cached_property
+    def method(self) -> Method:
+        return self.rule.method(0.0)
 
     @property
     def averages(self) -> bool:  # type: ignore[override]
-        return self.strategy.combines != "sum"
+        return self.method.strategy.combines != "sum"
 
     @property
     def ordered(self) -> bool:  # type: ignore[override]
-        return self.strategy.ordered
+        return self.method.strategy.ordered
 
     @property
     def settings(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.strategy)
+        return self.rule.settings
 
     def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
-        check_strategy(self.strategy, weights, tasks)
+        into_base = "merge into the base: deltakit merge A B --base PATH"
+        check_strategy(self.method.strategy, weights, tasks)
+        mask, weighting = self.rule.mask, self.rule.weighting
+        if mask and self.method.needs_importance:
+            raise BadValue(
+                f"the mask {mask.name} needs importance, which this mode has no use for",
+                remedy=f"--mask {mask.name}:by=delta, or {into_base}",
+            )
+        if self.method.looks == "model":
+            piece = weighting or mask
+            assert piece
+            raise BadValue(
+                f"{piece.name} looks at the whole model, which a merge of adapters does not form",
+                remedy=f"{piece.name}:scope=tensor, or {into_base}",
+            )
+        if weighting and any(weight != 1.0 for weight in weights):
+            raise BadValue(
+                "weights are given and are to be found", remedy="leave out one or the other"
+            )
 
     def rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
         return min(shape)
@@ -47,17 +74,33 @@ class Elementwise(Mode):
     def default_rank(self, ranks: Sequence[int], shape: tuple[int, int]) -> int:
         return min(sum(ranks), *shape)
 
+    def weigh(self, pack: Pack) -> Pack:
+        weighting = self.method.weighting
+        if weighting is None:
+            return pack
+        return dataclasses.replace(pack, weights=weighting.weights(next(self._stacks(pack))))
+
     def merge(self, pack: Pack) -> Tensor:
+        import torch
+
+        method = dataclasses.replace(self.method, weighting=None)  # the pack is weighed
+        merged = torch.empty(prod(pack.shape), dtype=pack.products[0].a.dtype)
+        for stack in self._stacks(pack):
+            made = method.merge(stack).reshape(-1)
+            merged[stack.start : stack.start + len(made)] = made
+        dense = merged.reshape(pack.shape[0], -1)
+        return dense.T if pack.turned else dense
+
+    def _stacks(self, pack: Pack) -> Iterator[Stack]:
+        """Yield the module's deltas, block by block where the method takes blocks."""
         import torch
 
         if pack.turned:
             deltas = [LowRank(p.a.T, p.b.T) for p in pack.products]
         else:
             deltas = [LowRank(p.b, p.a) for p in pack.products]
-        shape = deltas[0].rows, deltas[0].columns
-        numel, dtype = shape[0] * shape[1], pack.products[0].a.dtype
-        step = BLOCK if self.strategy.unit == "element" else numel  # others see it whole
-        merged = torch.empty(numel, dtype=dtype)
+        numel, dtype = prod(pack.shape), pack.products[0].a.dtype
+        step = BLOCK if self.method.unit == "element" else numel  # others see it whole
         scratch = torch.empty(len(deltas), min(step, numel), dtype=dtype)
 
         def blocks(expert: int) -> Iterator[Tensor]:
@@ -68,21 +111,17 @@ class Elementwise(Mode):
 
         whole = Whole(numel, blocks)
         for start in range(0, numel, step):
-            count = min(step, numel - start)
-            stack = scratch[:, :count].zero_()
+            stack = scratch[:, : min(step, numel - start)].zero_()
             for out, delta in zip(stack, deltas, strict=True):
                 delta.add_to(out, start)
-            merged[start : start + count] = self.strategy.merge(
-                Stack(
-                    stack,
-                    tuple(pack.weights),
-                    tuple(pack.tasks),
-                    pack.name,
-                    seed=pack.seed,
-                    start=start,
-                    whole=whole,
-                    shape=pack.shape,
-                )
-            ).reshape(-1)
-        dense = merged.reshape(shape)
-        return dense.T if pack.turned else dense
+            yield Stack(
+                stack,
+                tuple(pack.weights),
+                tuple(pack.tasks),
+                pack.name,
+                seed=pack.seed,
+                start=start,
+                whole=whole,
+                shape=pack.shape,
+                depth=pack.depth,
+            )
