@@ -23,6 +23,7 @@ def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
         "tensors_copied": len(plan.base.infos) - len(plan.merged),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
+        "state_bytes": plan.state_bytes,
         "scratch_memory": plan.memory,
         "threads": plan.threads,
         "block": plan.block,
@@ -43,7 +44,7 @@ def show_plan(plan: Plan, out: Path) -> None:
     say(f"plan: {recipe.strategy} of {len(recipe.tasks)} tasks onto {recipe.base}")
     table(
         ["task", "weight", "from"],
-        [[t.name, text(t.weight), t.path] for t in recipe.tasks],
+        [[t.name, text(t.weight), came_from(plan, i)] for i, t in enumerate(recipe.tasks)],
         align="lrl",
     )
     say()
@@ -59,6 +60,7 @@ def show_plan(plan: Plan, out: Path) -> None:
         *([["tokens", vocabulary_text(plan.vocabulary)]] if plan.vocabulary else []),
         ["reads", size(plan.bytes_in)],
         ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
+        *([["state", f"{size(plan.state_bytes)} kept beside"]] if plan.keeping else []),
         ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
         ["time", f"about {seconds(plan.seconds)}"],
     ]
@@ -96,6 +98,14 @@ def vocabulary_text(found: Matched) -> str:
     return f"{found.tokens}, {rows}, in {', '.join(found.tensors)}"
 
 
+def came_from(plan: Plan, number: int) -> str:
+    """Return where a task of the recipe is read: its path, or the merge that it is in already."""
+    before = plan.keeping.before if plan.keeping else None
+    if before is not None and number < len(before.recipe.tasks):
+        return f"the state of {before.folder}"
+    return plan.recipe.tasks[number].path
+
+
 def piece_text(piece: Piece | tuple[float, float]) -> str:
     """Return what stands around the strategy in one line."""
     if isinstance(piece, tuple):
@@ -106,9 +116,13 @@ def piece_text(piece: Piece | tuple[float, float]) -> str:
 
 def show_report(plan: Plan, report: Report) -> None:
     """Print what was done for a reader."""
+    added, earlier = len(report.task_norms), len(plan.recipe.tasks) - len(report.task_norms)
+    tasks = "1 task" if added == 1 else f"{added} tasks"
+    done = f"added {tasks} to {earlier}" if earlier else f"merged {tasks}"
+    state = f" and {size(report.state_bytes)} of running state" if report.state_bytes else ""
     say(
-        f"merged {len(report.task_norms)} tasks with {plan.recipe.strategy} into {report.out}:"
-        f" {size(report.bytes_out)}, {report.changed} tensors changed,"
+        f"{done} with {plan.recipe.strategy} into {report.out}:"
+        f" {size(report.bytes_out)}{state}, {report.changed} tensors changed,"
         f" {report.copied} as in the base, {seconds(report.seconds)}"
     )
     rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]

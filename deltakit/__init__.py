@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from deltakit.delta import Delta as Delta
     from deltakit.errors import DeltakitError as DeltakitError
     from deltakit.importance import ImportanceMap as ImportanceMap
+    from deltakit.incremental import merge_onto as merge_onto
+    from deltakit.incremental import merge_without as merge_without
     from deltakit.learn.callback import KlfImportanceCallback as KlfImportanceCallback
     from deltakit.learn.klf_importance import KlfImportance as KlfImportance
     from deltakit.mask import Mask as Mask
@@ -34,6 +36,8 @@ _HOMES = {
     "Recipe": "recipe",
     "Store": "store",
     "merge": "merging",
+    "merge_onto": "incremental",
+    "merge_without": "incremental",
     "open": "opening:open_any",
     "strategies": "strategies:",
 }

@@ -33,6 +33,7 @@ def plan_merge(
     tokenizer: str | None = None,
     max_shard_size: int = DEFAULT_SHARD_SIZE,
     limits: Limits | None = None,
+    keep_state: bool = False,
 ) -> Plan:
     """Return the checked plan of a merge: what `deltakit merge --dry-run` shows.
 
@@ -42,10 +43,6 @@ def plan_merge(
         raise BadValue("the tasks are one text", expected="a list of names or paths", got=tasks)
     found_by = Piece.auto(weights) if isinstance(weights, str) and weights else None
     each = [] if isinstance(weights, str) else list(weights)
-    if each and len(each) != len(tasks):
-        raise BadValue(
-            "a weight goes with each task", expected=f"{len(tasks)} weights", got=f"{len(each)}"
-        )
     method = Recipe(
         base="",
         tasks=[],
@@ -55,22 +52,26 @@ def plan_merge(
         weighting=found_by,
         lines=lines,
     )
-    if importance and not any(made.needs_importance for made in method.methods()):
-        raise BadValue(
-            f"{strategy} uses no importance maps", remedy="leave them out, or merge with klf"
-        )
+    check_importance(method, importance)
     found = resolve(tasks, base, store, importance)
     recipe = msgspec.structs.replace(
         method,
         base=str(found.base.path),
-        tasks=_tasks(found, each or [1.0] * len(tasks)),
+        tasks=recipe_tasks(found, each),
         scale=scale,
         seed=seed,
         dtype=None if dtype is None else parse_dtype(dtype),
         tokenizer=tokenizer,
         max_shard_size=max_shard_size,
     )
-    return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
+    return make_plan(
+        recipe,
+        found.base,
+        found.experts,
+        base_table=found.table,
+        limits=limits,
+        keep_state=keep_state,
+    )
 
 
 def plan_recipe(
@@ -79,6 +80,7 @@ def plan_recipe(
     *,
     store: Store | None = None,
     allow_code: bool = False,
+    keep_state: bool = False,
 ) -> Plan:
     """Return the checked plan of a recipe read from a file; its paths are opened as they stand.
 
@@ -91,7 +93,14 @@ def plan_recipe(
     recipe = msgspec.structs.replace(
         recipe, base=str(found.base.path), tasks=_located(recipe.tasks, found)
     )
-    return make_plan(recipe, found.base, found.experts, base_table=found.table, limits=limits)
+    return make_plan(
+        recipe,
+        found.base,
+        found.experts,
+        base_table=found.table,
+        limits=limits,
+        keep_state=keep_state,
+    )
 
 
 def _located(tasks: Sequence[Task], found: Resolved) -> list[Task]:
@@ -127,14 +136,34 @@ def merge(
     scale: multiplies the merged delta. seed: of all random masks. dtype: of the output, the
     base's by default. tokenizer: "base", "union" or a path, for models of different tokenizers:
     rows of embeddings and heads are matched by token. max_shard_size: bytes of an output file.
-    limits: threads, block size, memory. Raises DeltakitError before anything is written, or
-    leaves nothing behind.
+    limits: threads, block size, memory. keep_state: keeps what a task can be added to later
+    (`merge_onto`). Raises DeltakitError before anything is written, or leaves nothing behind.
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)
 
 
-def _tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:
+def check_importance(recipe: Recipe, maps: Sequence[str | Path]) -> None:
+    """Raise BadValue for importance maps that nothing of the recipe uses."""
+    if maps and not any(method.needs_importance for method in recipe.methods()):
+        raise BadValue(
+            f"{recipe.strategy} uses no importance maps",
+            remedy="leave them out, or merge with klf",
+        )
+
+
+def recipe_tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:
+    """Return what a recipe says of opened experts and their weights, each 1 where none is given.
+
+    Raises BadValue for another number of weights.
+    """
+    if weights and len(weights) != len(found.experts):
+        raise BadValue(
+            "a weight goes with each task",
+            expected=f"{len(found.experts)} weights",
+            got=f"{len(weights)}",
+        )
+    weights = weights or [1.0] * len(found.experts)
     return [
         Task(e.name, path, weight, None if e.importance is None else str(e.importance))
         for e, path, weight in zip(found.experts, found.paths, weights, strict=True)

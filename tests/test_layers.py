@@ -26,6 +26,7 @@ ROOMS = [
     ["store"],
     ["experts"],
     ["merging", "opening", "members"],
+    ["incremental"],
     ["inspect"],
     ["learn"],
     ["deltakit_cli"],

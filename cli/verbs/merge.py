@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.change import plan_change
 from deltakit_cli.lists import lines as parse_lines
 from deltakit_cli.lists import numbers
 from deltakit_cli.lists import settings as parse_settings
@@ -76,6 +77,19 @@ def command(
     recipe: Annotated[
         Path | None, typer.Option(help="Merge again as this recipe, or merged folder, says.")
     ] = None,
+    onto: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MERGED", help="Add the tasks to this merged model; see --keep-state."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Take a task out of --onto MERGED; repeat it."),
+    ] = None,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Keep what a later --onto adds tasks to.")
+    ] = False,
     max_shard_size: Annotated[str, typer.Option(help="Largest output file.")] = "5GB",
     threads: Annotated[
         int | None, typer.Option(help="Threads; by default one a core, to 4.")
@@ -112,36 +126,48 @@ def command(
     deltakit merge ./ft-a ./ft-b --base ./base --strategy ties --set density=0.3
 
     deltakit merge ./ft-a ./chat-b --base ./base --strategy ties --tokenizer union
+
+    deltakit merge --onto ./merged ./ft-c --out ./merged-abc
     """
     from deltakit.engine import Limits
     from deltakit.merging import plan_merge
     from deltakit.sizes import parse_size
 
     limits = Limits(threads, block_size, None if memory is None else parse_size(memory))
-    if recipe is not None:
-        fixed = {
-            "TASK": tasks,
-            "--strategy": strategy,
-            "--base": base,
-            "--set": settings,
-            "--weights": weights,
-            "--mask": mask,
-            "--density": density,
-            "--lines": lines,
-            "--scale": scale != 1.0,
-            "--importance": importance,
-            "--seed": seed,
-            "--dtype": dtype,
-            "--tokenizer": tokenizer,
-            "--max-shard-size": max_shard_size != "5GB",
-        }
-        plan = _from_recipe(
-            recipe,
-            [name for name, given in fixed.items() if given],
-            limits,
-            store_if_any(store),
-            allow_code,
+    values = {
+        "TASK": tasks,
+        "--strategy": strategy,
+        "--base": base,
+        "--set": settings,
+        "--weights": weights,
+        "--mask": mask,
+        "--density": density,
+        "--lines": lines,
+        "--scale": scale != 1.0,
+        "--importance": importance,
+        "--seed": seed,
+        "--dtype": dtype,
+        "--tokenizer": tokenizer,
+        "--max-shard-size": max_shard_size != "5GB",
+        "--recipe": recipe,
+    }
+    given = [name for name, value in values.items() if value]
+    if onto is not None or without:
+        plan = plan_change(
+            onto,
+            without or [],
+            given,
+            tasks=tasks or [],
+            base=base,
+            weights=weights,
+            importance=importance or [],
+            store=store_if_any(store),
+            limits=limits,
+            allow_code=allow_code,
+            keep_state=keep_state,
         )
+    elif recipe is not None:
+        plan = _from_recipe(recipe, given[:-1], limits, store_if_any(store), allow_code, keep_state)
     else:
         if not tasks or not strategy:
             missing = "--strategy NAME" if tasks else "TASK|PATH"
@@ -162,13 +188,14 @@ def command(
             tokenizer=tokenizer,
             max_shard_size=parse_size(max_shard_size),
             limits=limits,
+            keep_state=keep_state,
         )
     if dry_run:
         emit(plan_data(plan, out), lambda: show_plan(plan, out), as_json)
         return
     from deltakit.engine import execute
 
-    with progress("merge", plan.bytes_out) as meter:
+    with progress("merge", plan.bytes_out + plan.state_bytes) as meter:
         report = execute(
             plan,
             out,
@@ -181,7 +208,12 @@ def command(
 
 
 def _from_recipe(
-    path: Path, given: list[str], limits: Limits, store: Store | None, allow_code: bool
+    path: Path,
+    given: list[str],
+    limits: Limits,
+    store: Store | None,
+    allow_code: bool,
+    keep_state: bool,
 ) -> Plan:
     from deltakit.merging import plan_recipe
     from deltakit.recipe import Recipe
@@ -190,7 +222,7 @@ def _from_recipe(
     if given:
         raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
     recipe = Recipe.read(path / RECIPE_NAME if path.is_dir() else path)
-    return plan_recipe(recipe, limits, store=store, allow_code=allow_code)
+    return plan_recipe(recipe, limits, store=store, allow_code=allow_code, keep_state=keep_state)
 
 
 def _mask(text: str | None, density: float | None) -> str | None:

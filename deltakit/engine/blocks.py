@@ -50,7 +50,8 @@ class StackReader:
         self._lock = threading.Lock()
         self._own = threading.local()
         self._wholes: dict[str, Whole] = {}
-        self._names = tuple(task.name for task in plan.recipe.tasks)
+        tasks = plan.recipe.tasks[-len(plan.experts) :]
+        self._names = tuple(task.name for task in tasks)
         self.models: list[Whole] = []  # of each group: what its strategy sees as the model
         self._places: dict[str, tuple[Whole, int]] = {}  # of each parameter: model, start in it
         for group in plan.groups:
@@ -77,7 +78,7 @@ class StackReader:
         ]
         return Stack(
             LazyDeltas(each, (stop - start,), dtype),
-            self._plan.of(name).weights,
+            self._plan.of(name).weights[-len(self._names) :],
             self._names,
             name,
             base,

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from deltakit.engine.aside import write_heads
+from deltakit.engine.fold import finish, folding
 from deltakit.engine.folder import check_target, write_sidecars
+from deltakit.engine.keeping import check_allowed
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Report, Tally
@@ -47,6 +49,8 @@ def execute(
     import torch  # noqa: F401  takes seconds the first time: not part of the merge
 
     out = Path(out)
+    if plan.keeping is not None:
+        check_allowed(resume=resume, nonfinite=allow_nonfinite)
     check_target(plan, out, overwrite, files)
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
@@ -56,8 +60,12 @@ def execute(
         done = before.finished(plan, tally) if before else []
         shards = [shard for shard in plan.shards if shard not in done]
         complete = partial(before.finish, tally=tally) if before else None
-        with Output(folder, shards, files, progress, complete) as output, one_torch_thread():
-            worker = Worker(plan, output, tally, allow_nonfinite)
+        with (
+            Output(folder, shards, files, progress, complete) as output,
+            folding(plan, folder, files, progress) as fold,
+            one_torch_thread(),
+        ):
+            worker = Worker(plan, output, tally, allow_nonfinite, fold)
             run_all(worker.do, units(plan, shards), plan.threads)
         report = tally.report(plan, out)
         report.resumed = len(done)
@@ -65,6 +73,7 @@ def execute(
             before.clear(plan)
         write_heads(plan, folder, files)
         write_sidecars(plan, folder, files)
+        finish(plan, folder, files)
         plan.base.check_unchanged()
         for expert in plan.experts:
             expert.source.check_unchanged()

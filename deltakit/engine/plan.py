@@ -11,7 +11,9 @@ from deltakit.delta_source import is_merged
 from deltakit.engine.aside import Heads
 from deltakit.engine.checks import Expert
 from deltakit.engine.groups import Group
+from deltakit.engine.keeping import Keeping
 from deltakit.engine.limits import entry_bytes
+from deltakit.engine.scores import scores_of
 from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
@@ -33,7 +35,7 @@ class Plan:
 
     recipe: Recipe
     base: Checkpoint | MatchedBase
-    experts: Sequence[Expert]
+    experts: Sequence[Expert]  # the last tasks of the recipe; earlier ones are in `keeping.before`
     effective: Mapping[str, Effective] = field(repr=False)  # of each merged parameter
     groups: Sequence[Group]
     heads: Mapping[str, Heads]  # of each task that keeps tensors aside
@@ -47,11 +49,17 @@ class Plan:
     block: int  # entries
     looked: int  # bytes a thread holds while it looks at a whole tensor
     vocabulary: Matched | None = None  # of models whose tokenizers differ
+    keeping: Keeping | None = None  # of its running state, for a task to be added later
 
     @property
     def bytes_out(self) -> int:
         """Bytes of tensors written."""
         return sum(shard.nbytes for shard in self.shards)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the running state that is kept beside."""
+        return self.keeping.nbytes if self.keeping else 0
 
     @property
     def bytes_in(self) -> int:
@@ -66,13 +74,14 @@ class Plan:
             for name in self.merged
             if expert.source.changes(name)
         )
-        return base + changed
+        return base + changed + (self.keeping.bytes_before if self.keeping else 0)
 
     @property
     def memory(self) -> int:
         """Upper estimate of the scratch memory in bytes: what each thread's block and look need."""
         whole = any(method.unit == "tensor" for g in self.groups for method in g.methods)
         entry = entry_bytes(len(self.experts), whole)
+        entry += self.keeping.entry_bytes if self.keeping else 0
         return self.threads * (self.block * entry + self.looked)
 
     @property
@@ -117,11 +126,7 @@ class Plan:
 
     def scores(self, name: str) -> tuple[Tensor, ...]:
         """Return each task's importance of a parameter; 1 for all where no map scores it."""
-        import torch
-
-        if not self.maps or not any(name in found for found in self.maps):
-            return tuple(torch.ones(()) for _ in self.maps)
-        return tuple(found[name] for found in self.maps)
+        return scores_of(self.maps, name)
 
     def output_info(self, name: str) -> TensorInfo:
         return output_info(self.base.infos[name], self.recipe.dtype)

@@ -20,15 +20,22 @@ from deltakit.engine.checks import (
     open_maps,
 )
 from deltakit.engine.groups import Group, make_groups
+from deltakit.engine.keeping import (
+    Keeping,
+    check_before,
+    check_streams,
+    earlier_scores,
+    plan_keeping,
+)
 from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
 from deltakit.engine.plan import Plan, output_info, row_length
 from deltakit.engine.shards import make_shards
+from deltakit.engine.state import State
 from deltakit.engine.vocabularies import in_one_vocabulary, matched_experts
 from deltakit.errors import BadValue, some
-from deltakit.importance import ImportanceMap
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Effective, Recipe, Rules
-from deltakit.strategies import depths
+from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.source import TensorSource
 from deltakit.trim import MOST_HELD
@@ -42,18 +49,25 @@ def make_plan(
     *,
     base_table: ModelTable | None = None,
     limits: Limits | None = None,
+    keep_state: bool = False,
+    before: State | None = None,
 ) -> Plan:
     """Check a merge whole and return its plan; reads headers, and importance maps' few numbers.
 
-    `experts` stand for `recipe.tasks`, in that order. `base_table` is what is known of the base;
-    without it the base is hashed where an artifact was made against a fingerprint. Raises what is
-    wrong: NamesDiffer, ShapeMismatch, DtypeMismatch, WrongBase, BadValue, UnknownName.
+    `experts` stand for `recipe.tasks`, in that order; after the state `before`, for the last of
+    them. With `keep_state`, or such a state, a task can be added later. `base_table` is what is
+    known of the base; without it the base is hashed where an artifact was made against a
+    fingerprint. Raises what is wrong: NamesDiffer, ShapeMismatch, DtypeMismatch, WrongBase,
+    BadValue, UnknownName.
     """
     recipe = recipe.checked()
     rules = Rules(recipe, base.infos)
     merges = [name for name in merged_names(base.infos) if rules.merges(name)]
     effective = {name: rules.effective(name) for name in merges}
     every = make_groups(merges, effective)
+    keep_state = keep_state or before is not None
+    if keep_state:
+        check_streams(recipe, every)
     seen = [set_aside(expert, base, rules) for expert in experts]
     heads = {expert.name: found for expert, found in seen if found is not None}
     given, experts = experts, [expert for expert, _ in seen]
@@ -65,7 +79,7 @@ def make_plan(
     for expert in given:
         check_draws(every, recipe, expert)
     maps = open_maps(every, experts)
-    if base_table is None and named_bases(recipe, given, maps):
+    if base_table is None and (keep_state or named_bases(recipe, given, maps)):
         base_table = ModelTable(base.infos, base.digests())
     if base_table is not None:
         recipe = check_bases(recipe, given, base, base_table)
@@ -73,7 +87,8 @@ def make_plan(
     if vocabulary is not None:
         source, experts = vocabulary.base, matched_experts(vocabulary, experts)
         maps = vocabulary.maps(maps)
-    merged = [name for name in merges if any(e.source.changes(name) for e in experts)]
+    earlier = before.parameters if before else ()
+    merged = [n for n in merges if n in earlier or any(e.source.changes(n) for e in experts)]
     if not merged:
         raise BadValue(
             "nothing to merge: no task changes any parameter",
@@ -81,6 +96,8 @@ def make_plan(
             remedy="check that the tasks are fine-tunes of this base",
         )
     groups = make_groups(merged, effective)
+    if before:
+        check_before(before, groups)
     for expert, found in zip(experts, maps, strict=False):
         check_map(found, source, base_table, f"the importance map of task {expert.name!r}")
     notes += notes_on_maps(experts, maps)
@@ -88,7 +105,13 @@ def make_plan(
         check_one_precision(group, source)
         if any(method.needs_importance for method in group.methods):
             check_common(experts, maps, source, group.names)
-    threads, block, looked = _settled(groups, effective, source, len(experts), limits or Limits())
+    facts = _facts(every, effective, [*earlier_scores(before), *maps] if maps else [])
+    keeping = None
+    if keep_state:
+        keeping = plan_keeping(recipe, groups, effective, source.infos, maps, facts, before)
+    threads, block, looked = _settled(
+        groups, effective, source, len(experts), keeping, limits or Limits()
+    )
     infos = {name: output_info(info, recipe.dtype) for name, info in source.infos.items()}
     return Plan(
         recipe=recipe,
@@ -99,7 +122,7 @@ def make_plan(
         heads=heads,
         shards=make_shards(infos, recipe.max_shard_size),
         merged=merged,
-        facts=_facts(every, effective, maps),
+        facts=facts,
         maps=maps,
         depths=depths(base.infos),
         notes=notes,
@@ -107,11 +130,12 @@ def make_plan(
         block=block,
         looked=looked,
         vocabulary=vocabulary,
+        keeping=keeping,
     )
 
 
 def _facts(
-    groups: Sequence[Group], effective: Mapping[str, Effective], maps: Sequence[ImportanceMap]
+    groups: Sequence[Group], effective: Mapping[str, Effective], maps: Sequence[Scores]
 ) -> dict[str, Any]:
     """Return what strategies find of a whole model beforehand, of each rule's parameters."""
     facts: dict[str, Any] = {}
@@ -129,6 +153,7 @@ def _settled(
     effective: Mapping[str, Effective],
     base: TensorSource,
     experts: int,
+    keeping: Keeping | None,
     limits: Limits,
 ) -> tuple[int, int, int]:
     """Return threads, block size, and bytes a thread holds while it looks at a whole tensor."""
@@ -143,5 +168,6 @@ def _settled(
         if method.looks != "nothing":
             held = largest if method.looks == "model" else info.numel
             looked = max(looked, min(held, MOST_HELD) * LOOK_BYTES)
-    threads, block = limits.settle(entry_bytes(experts, whole), largest, looked, least)
+    entry = entry_bytes(experts, whole) + (keeping.entry_bytes if keeping else 0)
+    threads, block = limits.settle(entry, largest, looked, least)
     return threads, block, looked

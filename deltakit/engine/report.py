@@ -29,6 +29,7 @@ class Report:
     heads: dict[str, str] = field(default_factory=dict)  # each task's file of tensors kept aside
     seconds: float = 0.0
     resumed: int = 0  # shards that an interrupted merge had finished
+    state_bytes: int = 0  # of the running state kept beside, for a task to be added
 
 
 class Counts(msgspec.Struct):
@@ -90,4 +91,5 @@ class Tally:
             task_norms=dict(zip(names, norms, strict=True)),
             notes=notes,
             heads={task: str(path(task)) for task in plan.heads},
+            state_bytes=plan.state_bytes,
         )

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from deltakit.engine.blocks import Buffers, StackReader, room_bytes
+from deltakit.engine.fold import Fold
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Tally
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 class Worker:
     """Merges or copies a unit into the output; shared by all threads, with buffers for each."""
 
-    def __init__(self, plan: Plan, output: Output, tally: Tally, allow_nonfinite: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        output: Output,
+        tally: Tally,
+        allow_nonfinite: bool,
+        fold: Fold | None = None,
+    ) -> None:
         self._plan, self._output, self._tally = plan, output, tally
-        self._allow_nonfinite = allow_nonfinite
+        self._allow_nonfinite, self._fold = allow_nonfinite, fold
         self._reader = StackReader(plan)
         self._room_bytes = room_bytes(plan)
         self._own = threading.local()
@@ -61,7 +69,7 @@ class Worker:
     def _merge(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
         stack = self._reader.read(unit.name, unit.start, unit.stop, buffers)
         effective = self._plan.of(unit.name)
-        merged = effective.method.merge(stack)  # (n,)
+        merged = (self._fold or effective.method).merge(stack)  # (n,)
         if effective.scale != 1.0:
             merged = merged * effective.scale
         info = self._plan.output_info(unit.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -67,6 +67,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             weights={**recipe.weights, **self.weights},
             strategy_digest=recipe.strategy_digest if same else self.strategy_digest,
         )
+
+    def without(self, tasks: Collection[str]) -> Rule:
+        """Return this rule with no weight for some tasks."""
+        left = {name: weight for name, weight in self.weights.items() if name not in tasks}
+        return msgspec.structs.replace(self, weights=left)
 
     def _says(self, field: str) -> bool:
         return getattr(self, field) not in (None, UNSET, {})

@@ -8,20 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from deltakit.store.manifest import StoredFile
-from deltakit.tensors.digest import tensor_digest
+from deltakit.tensors.digest import file_digest, tensor_digest
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.new_file import temporary_name
 from deltakit.tensors.reader import SafetensorsFile
-
-
-def file_digest(path: Path, files: Files = LOCAL) -> tuple[int, str]:
-    """Return size and blake3 of a file."""
-    fd = files.open(path)
-    try:
-        size = files.state(fd).size
-        return size, tensor_digest(size, lambda at, out: files.read(fd, out, at, str(path)))
-    finally:
-        files.close(fd)
 
 
 def describe(path: Path, files: Files = LOCAL) -> StoredFile:

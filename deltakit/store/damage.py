@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltakit.errors import DeltakitError
-from deltakit.store.content import file_digest
 from deltakit.store.manifest import StoredFile
 from deltakit.tensors import header
-from deltakit.tensors.digest import tensor_digest
+from deltakit.tensors.digest import file_digest, tensor_digest
 from deltakit.tensors.files import LOCAL, Files
 
 

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from deltakit.errors import BadFile, DeltakitError
 from deltakit.provenance import FORMAT, check_kind, parse, render
-from deltakit.store.content import file_digest
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.digest import file_digest
 from deltakit.tensors.files import LOCAL, Files, read_whole
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import INDEX_NAME, check_link

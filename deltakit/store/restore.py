@@ -12,12 +12,12 @@ from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError
 from deltakit.provenance import ModelTable
 from deltakit.store.bases import Progress, open_base
-from deltakit.store.content import file_digest
 from deltakit.store.home import Home
 from deltakit.store.layout import Layout, WeightFile
 from deltakit.store.tasks import TaskRecord, read_task
 from deltakit.tensors import header
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.digest import file_digest
 from deltakit.tensors.new_file import NewFile, write_whole
 from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.source import TensorSource

@@ -13,12 +13,12 @@ from deltakit.errors import DeltakitError, WrongBase
 from deltakit.lora import open_adapter
 from deltakit.provenance import check_kind
 from deltakit.store.bases import BaseRecord, Progress, hash_model, read_base
-from deltakit.store.content import file_digest
 from deltakit.store.damage import Finding, damage, found
 from deltakit.store.home import Home
 from deltakit.store.manifest import DATA_NAME
 from deltakit.store.tasks import TaskRecord, read_task
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.digest import file_digest
 from deltakit.tensors.files import read_whole
 from deltakit.tensors.reader import SafetensorsFile
 

@@ -24,7 +24,7 @@ from deltakit.strategies._settings import (
     range_of,
 )
 from deltakit.strategies._stack import Stack, Whole
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._strategy import Scores, Strategy
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 
@@ -41,6 +41,7 @@ __all__ = [
     "Positive",
     "Range",
     "Running",
+    "Scores",
     "Settings",
     "Share",
     "Stack",

@@ -65,7 +65,7 @@ class Regmean(Streaming):
         if not _is_matched(shape, stack.scores):
             return {"sum": total}
         n = shape[1]
-        inputs = before.get("inputs", torch.zeros(n, n, dtype=torch.float64))
+        inputs = before.get("inputs", torch.zeros(n, n, dtype=torch.float64)).reshape(n, n)
         answers = before.get("answers", torch.zeros(shape, dtype=torch.float64)).reshape(shape)
         found = stack.deltas.reshape(-1, *shape)
         for matrix, weight, scores in zip(found, stack.weights, stack.scores, strict=True):

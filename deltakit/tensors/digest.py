@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 
 CHUNK = 4 << 20
@@ -21,6 +23,16 @@ def tensor_digest(nbytes: int, read: Callable[[int, memoryview], None]) -> str:
         read(start, part)
         hasher.update(part)
     return hasher.hexdigest()
+
+
+def file_digest(path: Path, files: Files = LOCAL) -> tuple[int, str]:
+    """Return size and blake3 of a file."""
+    fd = files.open(path)
+    try:
+        size = files.state(fd).size
+        return size, tensor_digest(size, lambda at, out: files.read(fd, out, at, str(path)))
+    finally:
+        files.close(fd)
 
 
 def bytes_digest(data: bytes | memoryview) -> str:
