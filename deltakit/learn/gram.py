@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,45 @@ def gram(
     live, loss = objective(
         model, examples, source=str(data), options=options, max_tokens=max_tokens
     )
-    held = Checkpoint.open(model).infos
-    names = {id(p): name for name, p in tracked(live).items() if name in held}
+    return gram_of(
+        live,
+        loss,
+        examples,
+        task=task,
+        names=Checkpoint.open(model).infos,
+        provenance={
+            "data": Path(data).name,
+            "data_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
+        },
+    )
+
+
+def gram_of(
+    live: torch.nn.Module,
+    loss: Callable[[Sequence[Any]], Tensor],
+    examples: Sequence[Any],
+    *,
+    task: str,
+    names: Container[str] | None = None,
+    provenance: dict[str, str] | None = None,
+) -> ImportanceMap:
+    """Measure the same of any live model, over whatever its loss takes, one example at a time.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> rows = [[1.0, 0.0], [1.0, 2.0]]
+    >>> gram_of(model, lambda batch: model(torch.tensor(batch)).sum(), rows, task="t")["weight"]
+    tensor([[1., 1.],
+            [1., 2.]])
+
+    names: the parameters whose layers are measured, all by default.
+    """
+    kept = {id(p): name for name, p in tracked(live).items() if names is None or name in names}
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
     hooks = [
-        module.register_forward_pre_hook(_adder(names[id(module.weight)], sums, rows))
+        module.register_forward_pre_hook(_adder(kept[id(module.weight)], sums, rows))
         for module in live.modules()
-        if isinstance(module, torch.nn.Linear) and id(module.weight) in names
+        if isinstance(module, torch.nn.Linear) and id(module.weight) in kept
     ]
     try:
         with torch.no_grad():
@@ -57,7 +88,7 @@ def gram(
         for hook in hooks:
             hook.remove()
     if not sums:
-        raise DeltakitError("the model has no linear layer that the data reaches", where=str(model))
+        raise DeltakitError("the model has no linear layer that the data reaches", where=task)
     bad = [name for name, total in sums.items() if not bool(total.isfinite().all())]
     if bad:
         raise DeltakitError("a layer's inputs are NaN or infinite", where=some(bad))
@@ -68,8 +99,7 @@ def gram(
         score="gram",
         provenance={
             "method": "mean of x x^T over tokens",
-            "data": Path(data).name,
-            "data_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
+            **(provenance or {}),
             "examples": str(len(examples)),
         },
     )

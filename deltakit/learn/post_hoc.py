@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from deltakit.errors import BadFile, BadValue, DeltakitError, nearest, some
+from deltakit.errors import BadFile, BadValue, nearest, some
 from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
 from deltakit.learn.examples import Example, read_examples
+from deltakit.learn.fisher import fisher
 from deltakit.learn.klf_importance import KlfImportance
 from deltakit.learn.objective import Loss, objective
 from deltakit.learn.parameters import tracked
@@ -75,7 +74,7 @@ def post_hoc(
         "examples": str(len(examples)),
     }
     if kind in FISHER_UNITS:
-        return _fisher(
+        return fisher(
             live,
             loss,
             examples,
@@ -112,65 +111,3 @@ def _held(live: Any, loss: Loss, example: Example, path: str | Path) -> list[str
                 remedy="save the whole model with save_pretrained",
             )
     return [name for name in parameters if name in held]
-
-
-def _fisher(
-    live: Any,
-    loss: Loss,
-    examples: list[Example],
-    *,
-    names: list[str],
-    task: str,
-    units: str,
-    base: str | Path | None,
-    provenance: dict[str, str],
-) -> ImportanceMap:
-    parameters = tracked(live, names)
-    # Mean over a unit's scalars of a mean over examples: one float64 sum a unit.
-    totals: dict[str, torch.Tensor] = {}
-    skipped = 0
-    for example in examples:
-        loss([example]).backward()
-        squares = {
-            name: _squares(p.grad, units) for name, p in parameters.items() if p.grad is not None
-        }
-        live.zero_grad()
-        if not all(bool(square.isfinite().all()) for square in squares.values()):
-            skipped += 1
-            continue
-        for name, square in squares.items():
-            totals[name] = totals[name].add_(square) if name in totals else square
-    counted = len(examples) - skipped
-    if not counted:
-        raise DeltakitError(
-            "every example has a NaN or infinite gradient",
-            where=f'importance of task "{task}"',
-            got=f"{skipped} examples",
-            remedy="check that the model's weights are finite",
-        )
-    return ImportanceMap(
-        {
-            name: (
-                totals[name] / counted / (p.numel() / max(1, totals[name].numel()))
-                if name in totals
-                else _squares(torch.zeros_like(p), units)
-            ).float()
-            for name, p in parameters.items()
-        },
-        task=task,
-        units=units,
-        score="fisher",
-        base=None if base is None else Checkpoint.open(base).fingerprint(),
-        provenance={**provenance, "examples_skipped_nonfinite": str(skipped)},
-    )
-
-
-def _squares(gradient: torch.Tensor, units: str) -> torch.Tensor:
-    """Return each unit's sum of squares: () or (rows,) float64, or float32 of the own shape."""
-    if units == "tensor":
-        return torch.tensor(scores.sum_of_squares(gradient), dtype=torch.float64)
-    dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
-    squared = dense.float().square()
-    if units == "element" or not squared.dim():
-        return squared
-    return squared.reshape(len(squared), -1).sum(dim=1, dtype=torch.float64)

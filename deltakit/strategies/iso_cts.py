@@ -61,10 +61,10 @@ class IsoCts(Strategy):
         r = len(s) - each * len(found)
         us, ss, vhs = [u[:, :r]], [s[:r]], [vh[:r]]
         for matrix in found if each else []:
-            own_u, own_s, own_vh = svd(matrix - us[0] @ (us[0].T @ matrix))
-            us.append(own_u[:, :each])
-            ss.append(own_s[:each])
-            vhs.append(own_vh[:each])
+            own_u, own_s, own_vh = svd(matrix - us[0] @ (us[0].T @ matrix), each)
+            us.append(own_u)
+            ss.append(own_s)
+            vhs.append(own_vh)
         mean = torch.cat(ss).mean()
         # Directions without strength are whatever LAPACK chose: they have no part in the frame.
         live = torch.cat(ss) > mean * max(found.shape[1:]) * torch.finfo(found.dtype).eps

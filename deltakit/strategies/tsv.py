@@ -54,8 +54,8 @@ class Tsv(Strategy):
             return plain_mean(stack)
         least, experts = min(found.shape[1:]), len(found)
         r = max(1, least // experts) if self.r == "auto" else min(self.r, least)
-        parts = [svd(matrix) for matrix in found]
-        u = polar(torch.cat([u[:, :r] for u, _, _ in parts], dim=1))  # (m, T r)
-        vh = polar(torch.cat([vh[:r] for _, _, vh in parts]))  # (T r, n)
-        s = torch.cat([s[:r] for _, s, _ in parts])
+        parts = [svd(matrix, r) for matrix in found]
+        u = polar(torch.cat([u for u, _, _ in parts], dim=1))  # (m, T r)
+        vh = polar(torch.cat([vh for _, _, vh in parts]))  # (T r, n)
+        s = torch.cat([s for _, s, _ in parts])
         return ((u * s) @ vh).reshape(stack.deltas.shape[1:])

