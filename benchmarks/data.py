@@ -8,10 +8,14 @@ import io
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from benchmarks import packages
+from deltakit.learn.models import quiet
+from deltakit.learn.option_scoring import OptionScorer, save_options
 
-Row = tuple[str, int]
+Row = tuple[Any, int]  # an input, here a text, and the index of its option
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,17 @@ class Task:
     def examination(self, rows: int) -> Task:
         """Return the task with only the first `rows` of its (shuffled) test rows, for scoring."""
         return replace(self, train=(), test=self.test[:rows])
+
+    def open(self, folder: Path, max_tokens: int) -> OptionScorer:
+        """Read a model folder into what predicts this task."""
+        return OptionScorer.open(folder, max_tokens=max_tokens)
+
+    def save(self, scorer: OptionScorer, folder: Path) -> None:
+        """Write a model folder of a trained scorer, with the options beside it."""
+        with quiet():
+            scorer.encoder.save_pretrained(folder)
+            scorer.tokenizer.save_pretrained(folder)
+        save_options(folder, self.options)
 
     def digest(self) -> str:
         """Return a hash over all that a score depends on beside the model."""

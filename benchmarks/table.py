@@ -10,22 +10,30 @@ WIDTH = 80
 Row = tuple[str, dict[str, float]]
 
 
-def render(rows: Sequence[Row], tasks: Sequence[str]) -> str:
-    """Return rows of scores with their mean, no wider than 80 columns; a row of no scores heads.
+def render(rows: Sequence[Row], *groups: Sequence[str]) -> str:
+    """Return rows of scores with the mean of each group of tasks, no wider than 80 columns.
+
+    A row of no scores heads; a score or mean that a row does not have is a dash.
 
     >>> print(render([("base", {"trec": 46.8, "rt": 62.3})], ["trec", "rt"]))
                                                                   trec     rt   mean
     base                                                          46.8   62.3   54.5
     """
-    names = [*tasks, "mean"]
-    room = WIDTH - 7 * len(names)
-    lines = [" " * room + "".join(f"{name:>7}" for name in names)]
+    names = [name for tasks in groups for name in (*tasks, "mean")]
+    room = WIDTH - max(7, max(map(len, names)) + 1) * len(names)
+    width = (WIDTH - room) // len(names)
+    lines = [" " * room + "".join(f"{name:>{width}}" for name in names)]
     for label, scores in rows:
         if not scores:
             lines += ["", label]
             continue
-        found = [scores[task] for task in tasks]
-        lines.append(f"{label:<{room}}" + "".join(f"{x:7.1f}" for x in [*found, fmean(found)]))
+        cells: list[float | None] = []
+        for tasks in groups:
+            found = [scores.get(task) for task in tasks]
+            have = [score for score in found if score is not None]
+            cells += [*found, fmean(have) if len(have) == len(found) else None]
+        shown = (f"{'-' if x is None else f'{x:.1f}':>{width}}" for x in cells)
+        lines.append(f"{label:<{room}}" + "".join(shown))
     return "\n".join(lines)
 
 

