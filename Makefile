@@ -10,13 +10,14 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow demo bench-speed lint format venv wheel clean
+.PHONY: help test test-slow demo bench-speed bench-accuracy lint format venv wheel clean
 
 help:
 	@echo "make test        run the tests (ARGS='-k ties' passes arguments to pytest)"
 	@echo "make demo        fine-tune a real model on three tasks, store the deltas, merge them, score them"
 	@echo "make demo QUICK=1  the same with a few training steps a task"
 	@echo "make bench-speed  measure what merges cost (ARGS='--size 1.1b'; ARGS=--help tells more)"
+	@echo "make bench-accuracy  score every strategy on real models, text and images"
 	@echo "make test-slow   run the tests that take long"
 	@echo "make lint        check style, format and types"
 	@echo "make format      put the sources into the one format"
@@ -38,6 +39,9 @@ demo: $(READY)
 
 bench-speed: $(READY)
 	$(BIN)/python -m benchmarks.merge_speed $(ARGS)
+
+bench-accuracy: $(READY)
+	$(BIN)/python -m benchmarks.strategy_accuracy $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
