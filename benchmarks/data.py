@@ -32,8 +32,13 @@ class Task:
         """Return the task with only the first `rows` of its (shuffled) test rows, for scoring."""
         return replace(self, train=(), test=self.test[:rows])
 
+    @property
+    def answers(self) -> Any:
+        """What the scorer chooses from, as it takes it."""
+        return self.options
+
     def open(self, folder: Path, max_tokens: int) -> OptionScorer:
-        """Read a model folder into what predicts this task."""
+        """Read a model folder into what predicts such tasks."""
         return OptionScorer.open(folder, max_tokens=max_tokens)
 
     def save(self, scorer: OptionScorer, folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -117,7 +117,7 @@ def _fit(
     scorer.encoder.train()
     for step, rows in zip(range(training.steps), batches(task, training), strict=False):
         texts, targets = zip(*rows, strict=True)
-        loss = scorer.loss(texts, task.options, targets)
+        loss = scorer.loss(texts, task.answers, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, training.clip)
         before = time.perf_counter()
@@ -143,12 +143,11 @@ def batches(task: data.Task, training: Training) -> Iterator[Sequence[data.Row]]
             yield rows[start : start + training.batch]
 
 
-def evaluate(folder: Path, tasks: Iterable[data.Task], max_tokens: int = 48) -> dict[str, float]:
-    """Return each task's score in percent for one model folder, on the task's test rows."""
+def evaluate(folder: Path, tasks: Sequence[data.Task], max_tokens: int = 48) -> dict[str, float]:
+    """Return each task's score in percent for one model folder, on the tasks' test rows."""
+    scorer = tasks[0].open(folder, max_tokens)
     return {
-        task.name: task.score(
-            task.open(folder, max_tokens).predict([x for x, _ in task.test], task.options)
-        )
+        task.name: task.score(scorer.predict([x for x, _ in task.test], task.answers))
         for task in tasks
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import data, packages
 from benchmarks.packages import Member
@@ -67,15 +68,21 @@ DIGITS = tuple(
 class ImageTask(data.Task):
     """An image task: its rows hold pixels as bytes, and its head never changes."""
 
-    head: bytes = b""
+    head: Tensor | None = None
+
+    @property
+    def answers(self) -> Tensor | None:
+        """What the scorer chooses from."""
+        return self.head
 
     def digest(self) -> str:
         """Return a hash over all that a score depends on beside the model."""
-        return hashlib.sha256(super().digest().encode() + self.head).hexdigest()
+        assert self.head is not None
+        return hashlib.sha256(super().digest().encode() + self.head.numpy().tobytes()).hexdigest()
 
     def open(self, folder: Path, max_tokens: int = 0) -> ImageScorer:
-        """Read a model folder into what predicts this task; images have no `max_tokens`."""
-        return ImageScorer.open(folder, self.head)
+        """Read a model folder into what predicts such tasks; images have no `max_tokens`."""
+        return ImageScorer.open(folder)
 
     def save(self, scorer: Any, folder: Path) -> None:
         """Write a model folder of a trained scorer."""

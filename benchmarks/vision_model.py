@@ -39,41 +39,38 @@ class ImageScorer:
     never trained on can be scored too, as with `OptionScorer`.
     """
 
-    def __init__(self, encoder: Any, head: bytes, *, scale: float = 20.0) -> None:
+    def __init__(self, encoder: Any, *, scale: float = 20.0) -> None:
         self.encoder = encoder
-        found = torch.frombuffer(bytearray(head), dtype=torch.float32).reshape(1 + CLASSES, -1)
-        self.common, self.prototypes = found[0], found[1:]
         self.scale = scale
 
     @classmethod
-    def open(cls, folder: Path, head: bytes) -> ImageScorer:
+    def open(cls, folder: Path) -> ImageScorer:
         """Read a model folder: float32, evaluation mode."""
         from transformers import Dinov2Model
 
         with quiet():
-            return cls(Dinov2Model.from_pretrained(folder).eval(), head)
+            return cls(Dinov2Model.from_pretrained(folder).eval())
 
-    def cosines(self, images: Sequence[bytes]) -> Tensor:
-        """Return the cosine (n, CLASSES) of square grey images, one byte a pixel, with each class.
+    def cosines(self, images: Sequence[bytes], head: Tensor) -> Tensor:
+        """Return the cosine (n, classes) of square grey images, one byte a pixel, with each class.
 
-        Taken from the middle of all images: what they have in common is nine tenths of each.
+        head: (1 + classes, d), of `prototypes`. Taken from the middle of all images: what they
+        have in common is nine tenths of each.
         """
-        vectors = _encode(self.encoder, images) - self.common
-        return functional.normalize(vectors, dim=-1) @ self.prototypes.T
+        vectors = _encode(self.encoder, images) - head[0]
+        return functional.normalize(vectors, dim=-1) @ head[1:].T
 
-    def loss(
-        self, images: Sequence[bytes], options: Sequence[str], targets: Sequence[int]
-    ) -> Tensor:
+    def loss(self, images: Sequence[bytes], head: Tensor, targets: Sequence[int]) -> Tensor:
         """Return the mean cross-entropy () of the right classes."""
-        logits = self.scale * self.cosines(images)
+        logits = self.scale * self.cosines(images, head)
         return functional.cross_entropy(logits, torch.tensor(targets))
 
     @torch.no_grad()
-    def predict(self, images: Sequence[bytes], options: Sequence[str]) -> list[int]:
+    def predict(self, images: Sequence[bytes], head: Tensor) -> list[int]:
         """Return the index of the best class for every image."""
         found: list[int] = []
         for start in range(0, len(images), 50):
-            found += self.cosines(images[start : start + 50]).argmax(-1).tolist()
+            found += self.cosines(images[start : start + 50], head).argmax(-1).tolist()
         return found
 
 
@@ -89,7 +86,7 @@ def _encode(encoder: Any, images: Sequence[bytes]) -> Tensor:
 
 
 @torch.no_grad()
-def prototypes(base: Path, rows: Sequence[data.Row]) -> bytes:
+def prototypes(base: Path, rows: Sequence[data.Row]) -> Tensor:
     """Return the base's mean unit vector, and from it the direction to each class's, as float32."""
     from transformers import Dinov2Model
 
@@ -101,7 +98,7 @@ def prototypes(base: Path, rows: Sequence[data.Row]) -> bytes:
     labels = torch.tensor([label for _, label in rows])
     common = vectors.mean(0)
     means = torch.stack([vectors[labels == i].mean(0) - common for i in range(CLASSES)])
-    return torch.cat([common[None], functional.normalize(means, dim=-1)]).numpy().tobytes()
+    return torch.cat([common[None], functional.normalize(means, dim=-1)])
 
 
 def save(encoder: Any, folder: Path) -> None:

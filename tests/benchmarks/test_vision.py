@@ -58,11 +58,11 @@ def test_an_image_task_is_scored_by_prototypes_of_the_base_and_its_loss_reaches_
     task = ImageTask("t", tuple("0123456789"), "accuracy", tuple(few), tuple(few), head)
     scorer = task.open(base)
     images, labels = zip(*few, strict=True)
-    assert task.score(scorer.predict(images, task.options)) > 30
-    scorer.loss(images, task.options, labels).backward()
+    assert task.score(scorer.predict(images, task.answers)) > 30
+    scorer.loss(images, task.answers, labels).backward()
     grads = {n: p.grad for n, p in scorer.encoder.named_parameters() if "mask_token" not in n}
     assert all(g is not None and g.any() for n, g in grads.items() if "k_proj.bias" not in n)
-    assert task.digest() != ImageTask(*list(vars(task).values())[:5], head[::-1]).digest()
+    assert task.digest() != ImageTask(*list(vars(task).values())[:5], head.flip(0)).digest()
 
 
 def test_rows_of_idx_files_are_their_images_in_order():
