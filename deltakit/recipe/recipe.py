@@ -10,12 +10,14 @@ import msgspec
 from deltakit.errors import BadFile, BadValue, DeltakitError
 from deltakit.recipe.checks import check_finite, check_output, check_tasks, check_weights
 from deltakit.recipe.gradient import Number, at, check_gradient
+from deltakit.recipe.keys import convert
 from deltakit.recipe.pattern import Pattern, matcher
 from deltakit.recipe.piece import Piece
 from deltakit.recipe.rule import Rule, at_rule, check_names
 from deltakit.recipe.task import Task
+from deltakit.recipe.text import read_data, to_json, write_data
 from deltakit.strategies import Method, is_own_file
-from deltakit.tensors.files import LOCAL, Files, read_whole
+from deltakit.tensors.files import LOCAL, Files
 
 FORMAT = 1
 DEFAULT_SHARD_SIZE = 5_000_000_000
@@ -24,8 +26,9 @@ DEFAULT_SHARD_SIZE = 5_000_000_000
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is merged, and how.
 
+    >>> from deltakit.recipe.text import parse
     >>> recipe = Recipe(base="base", tasks=[Task("a", "ft-a"), Task("b", "ft-b")], strategy="ties")
-    >>> Recipe.decode(recipe.encode()) == recipe
+    >>> Recipe.of(parse(recipe.encode())) == recipe
     True
 
     `settings` are the strategy's, `scale` multiplies the merged delta once at the end, `seed`
@@ -129,30 +132,36 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def encode(self) -> bytes:
         """Return the recipe as JSON, the same bytes for equal recipes."""
-        raw = msgspec.json.encode(self, order="sorted")
-        return msgspec.json.format(raw, indent=2) + b"\n"
+        return to_json(self)
 
     @classmethod
-    def decode(cls, raw: bytes) -> Recipe:
-        """Return the recipe a JSON text holds; unknown keys are refused."""
-        try:
-            found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-            version = msgspec.json.decode(found.get("format", b"1"), type=int)
-            if version > FORMAT:
-                raise BadFile(
-                    "the recipe was written by a newer deltakit",
-                    expected=f"format {FORMAT}",
-                    got=f"format {version}",
-                    remedy="upgrade deltakit",
-                )
-            return msgspec.json.decode(raw, type=cls)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise BadFile(f"not a recipe: {error}") from None
+    def of(cls, data: Any) -> Recipe:
+        """Return the recipe that plain data stands for; unknown keys are refused."""
+        if not isinstance(data, dict):
+            raise BadFile("not a recipe: it is no mapping of keys to values")
+        version = data.get("format", FORMAT)
+        if isinstance(version, int) and version > FORMAT:
+            raise BadFile(
+                "the recipe was written by a newer deltakit",
+                expected=f"format {FORMAT}",
+                got=f"format {version}",
+                remedy="upgrade deltakit",
+            )
+        found: Recipe = convert(data, cls)
+        return found
 
     @classmethod
     def read(cls, path: str | Path, files: Files = LOCAL) -> Recipe:
-        """Return the recipe of a JSON file."""
+        """Return the recipe of a JSON or YAML file.
+
+        Raises BadFile, with the path and the line or key, for what is no recipe.
+        """
+        data = read_data(path, files)
         try:
-            return cls.decode(read_whole(Path(path), files, most=10_000_000))
+            return cls.of(data)
         except BadFile as error:
             raise error.at(str(path)) from None
+
+    def write(self, path: str | Path, files: Files = LOCAL) -> None:
+        """Write the recipe as YAML or JSON, as the name of the file says."""
+        write_data(self, path, files)

@@ -5,6 +5,7 @@ from msgspec import structs
 
 from deltakit.errors import BadValue, UnknownName
 from deltakit.recipe import Piece, Recipe, Regex, Rule, Rules, Task
+from deltakit.recipe.text import parse
 
 TASKS = [Task("a", "ft-a", weight=2.0), Task("b", "ft-b")]
 NAMES = [
@@ -108,7 +109,7 @@ def test_a_checked_recipe_says_all_and_checking_it_again_changes_nothing():
     assert once.rules[0].weights == {"a": 2.0, "b": 1.0}
     assert once.rules[1].settings["density"] == [0.1, 0.3]
     assert once.checked() == once
-    assert Recipe.decode(once.encode()) == once
+    assert Recipe.of(parse(once.encode())) == once
     changed = structs.replace(once, settings={}, scale=9.0)
     assert Rules(changed, NAMES).effective("h.2.attn.weight") == Rules(once, NAMES).effective(
         "h.2.attn.weight"
