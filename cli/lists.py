@@ -34,15 +34,29 @@ def settings(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def lines(text: str | None) -> tuple[float, float] | None:
-    """Return the two numbers of --lines.
+def pair(option: str, text: str | None) -> tuple[float, float] | None:
+    """Return two numbers.
 
-    >>> lines("0.2,0.8")
+    >>> pair("--lines", "0.2,0.8")
     (0.2, 0.8)
     """
     if text is None:
         return None
-    found = numbers("--lines", text)
-    if len(found) != 2:
-        raise typer.BadParameter(f"--lines {text}: expected two numbers, as 0.2,0.8")
-    return found[0], found[1]
+    try:
+        a, b = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text}: expected two numbers, as 0.2,0.8") from None
+    return a, b
+
+
+def with_density(mask: str | None, density: float | None) -> str | None:
+    """Return a mask as NAME:KEY=VALUE,.. with the density that was given beside it.
+
+    >>> with_density("nm:m=4", 0.5)
+    'nm:m=4,density=0.5'
+    """
+    if density is None:
+        return mask
+    if mask is None:
+        raise typer.BadParameter("--density goes with --mask; a strategy's is --set density=..")
+    return f"{mask}{',' if ':' in mask else ':'}density={density}"

@@ -76,6 +76,13 @@ def reopen(recipe: Recipe, store: Store | None = None) -> Resolved:
     return Resolved(model, table, experts, [str(place.path) for place in found])
 
 
+def base_of(recipe: Recipe, base: str | None = None, store: Store | None = None) -> Checkpoint:
+    """Open the base of a recipe, or another given for it; no task has to be there."""
+    named = base or recipe.base or None
+    places = [] if named else [_placed(task, store) for task in recipe.tasks]
+    return _base(places, named, store if base or not named else None)[0]
+
+
 def _placed(task: Task, store: Store | None) -> Place:
     own = None if task.importance is None else Path(task.importance)
     if task.path:

@@ -11,7 +11,7 @@ import msgspec
 from deltakit.engine import Limits, Plan, Report, execute, make_plan
 from deltakit.errors import BadValue
 from deltakit.experts import Resolved, reopen, resolve
-from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Task
+from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Rule, Task
 from deltakit.store import Store
 from deltakit.tensors.dtypes import parse_dtype
 
@@ -26,6 +26,8 @@ def plan_merge(
     weights: Sequence[float] | str = (),
     mask: str | None = None,
     lines: tuple[float, float] | None = None,
+    exclude: Sequence[str] = (),
+    heads: Sequence[str] = (),
     importance: Sequence[str | Path] = (),
     scale: float = 1.0,
     seed: int = 0,
@@ -51,6 +53,8 @@ def plan_merge(
         mask=None if mask is None else Piece.parse(mask),
         weighting=found_by,
         lines=lines,
+        rules=[Rule(match=list(exclude), exclude=True)] if exclude else [],
+        heads=list(heads),
     )
     check_importance(method, importance)
     found = resolve(tasks, base, store, importance)
@@ -132,9 +136,10 @@ def merge(
     ordered strategies. base: a path, or a name in the store; the tasks' own by default.
     settings: the strategy's. weights: one a task, or "auto:NAME" to find them from the deltas.
     mask: thins the deltas before the strategy, as "random:density=0.1". lines: (a, b) multiplies
-    the merged delta by a + b depth. importance: a map's path for each task.
-    scale: multiplies the merged delta. seed: of all random masks. dtype: of the output, the
-    base's by default. tokenizer: "base", "union" or a path, for models of different tokenizers:
+    the merged delta by a + b depth. exclude, heads: globs of tensors to keep as in the base, and
+    of those that each task keeps for itself, beside the result. importance: a map's path for each
+    task. scale: multiplies the merged delta. seed: of all random masks. dtype: of the output,
+    the base's by default. tokenizer: "base", "union" or a path, for models of different tokenizers:
     rows of embeddings and heads are matched by token. max_shard_size: bytes of an output file.
     limits: threads, block size, memory. keep_state: keeps what a task can be added to later
     (`merge_onto`). Raises DeltakitError before anything is written, or leaves nothing behind.

@@ -104,6 +104,15 @@ def test_the_headers_of_adapters_are_light(tmp_path: Path):
     assert not HEAVY & imported
 
 
+def test_a_recipe_is_shown_and_converted_without_the_heavy_libraries(project: Path, tmp_path: Path):
+    recipe = tmp_path / "r.yaml"
+    base = project / "base"
+    recipe.write_text(f"base: {base}\ntasks: [{{name: a, path: a}}]\nstrategy: klf\n")
+    for words in (["show", recipe], ["convert", recipe, tmp_path / "r.json"]):
+        _, imported = deltakit("recipe", *words, cwd=tmp_path)
+        assert not HEAVY & imported, words
+
+
 def test_a_stored_adapter_is_light(tmp_path: Path):
     (tmp_path / "a").mkdir()
     config = '{"peft_type": "LORA", "r": 2, "lora_alpha": 2}'

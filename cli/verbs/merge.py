@@ -9,16 +9,16 @@ import typer
 
 from deltakit_cli.change import plan_change
 from deltakit_cli.lists import lines as parse_lines
-from deltakit_cli.lists import numbers
+from deltakit_cli.lists import numbers, with_density
 from deltakit_cli.lists import settings as parse_settings
 from deltakit_cli.options import Json, StorePath, store_if_any
-from deltakit_cli.output import emit
+from deltakit_cli.output import emit, note
 from deltakit_cli.plans import plan_data, show_plan, show_report
 from deltakit_cli.progress import progress
+from deltakit_cli.recipes import AllowCode, open_recipe
 
 if TYPE_CHECKING:
-    from deltakit.engine import Limits, Plan
-    from deltakit.store import Store
+    pass
 
 PANEL = "Merge"
 
@@ -60,6 +60,14 @@ def command(
         str | None, typer.Option(metavar="A,B", help="Scale by A + B * depth, 0 to 1 (LiNeS).")
     ] = None,
     scale: Annotated[float, typer.Option(help="Multiplies the merged delta, once.")] = 1.0,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Tensors to keep as in the base; repeat it."),
+    ] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Tensors that each task keeps, beside the result."),
+    ] = None,
     importance: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="An importance map, once a task, in their order."),
@@ -75,7 +83,12 @@ def command(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Merge again as this recipe, or merged folder, says.")
+        Path | None,
+        typer.Option(help="Merge as this recipe (YAML or JSON), or merged folder, says."),
+    ] = None,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only write the recipe, as .yaml or .json, to edit."),
     ] = None,
     onto: Annotated[
         Path | None,
@@ -110,9 +123,7 @@ def command(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")
     ] = False,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Run the strategy file that --recipe names.")
-    ] = False,
+    allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
     ] = False,
@@ -128,6 +139,8 @@ def command(
     deltakit merge ./ft-a ./chat-b --base ./base --strategy ties --tokenizer union
 
     deltakit merge --onto ./merged ./ft-c --out ./merged-abc
+
+    deltakit merge --recipe recipe.yaml --out merged   # rules per tensor: docs/recipes.md
     """
     from deltakit.engine import Limits
     from deltakit.merging import plan_merge
@@ -144,6 +157,8 @@ def command(
         "--density": density,
         "--lines": lines,
         "--scale": scale != 1.0,
+        "--exclude": exclude,
+        "--heads": heads,
         "--importance": importance,
         "--seed": seed,
         "--dtype": dtype,
@@ -167,7 +182,19 @@ def command(
             keep_state=keep_state,
         )
     elif recipe is not None:
-        plan = _from_recipe(recipe, given[:-1], limits, store_if_any(store), allow_code, keep_state)
+        from deltakit.merging import plan_recipe
+
+        if given[:-1]:
+            raise typer.BadParameter(
+                f"--recipe fixes {', '.join(given[:-1])}: leave out one or the other"
+            )
+        plan = plan_recipe(
+            open_recipe(recipe),
+            limits,
+            store=store_if_any(store),
+            allow_code=allow_code,
+            keep_state=keep_state,
+        )
     else:
         if not tasks or not strategy:
             missing = "--strategy NAME" if tasks else "TASK|PATH"
@@ -179,8 +206,10 @@ def command(
             store=store_if_any(store),
             settings=parse_settings(settings or []),
             weights=weights if weights.startswith("auto:") else numbers("--weights", weights),
-            mask=_mask(mask, density),
+            mask=with_density(mask, density),
             lines=parse_lines(lines),
+            exclude=exclude or [],
+            heads=heads or [],
             importance=importance or [],
             scale=scale,
             seed=seed,
@@ -190,6 +219,10 @@ def command(
             limits=limits,
             keep_state=keep_state,
         )
+    if save_recipe is not None:
+        plan.recipe.write(save_recipe)
+        note(f"wrote {save_recipe}; merge it: deltakit merge --recipe {save_recipe}")
+        return
     if dry_run:
         emit(plan_data(plan, out), lambda: show_plan(plan, out), as_json)
         return
@@ -205,29 +238,3 @@ def command(
             progress=meter.advance,
         )
     emit(report, lambda: show_report(plan, report), as_json)
-
-
-def _from_recipe(
-    path: Path,
-    given: list[str],
-    limits: Limits,
-    store: Store | None,
-    allow_code: bool,
-    keep_state: bool,
-) -> Plan:
-    from deltakit.merging import plan_recipe
-    from deltakit.recipe import Recipe
-    from deltakit.tensors.sidecars import RECIPE_NAME
-
-    if given:
-        raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
-    recipe = Recipe.read(path / RECIPE_NAME if path.is_dir() else path)
-    return plan_recipe(recipe, limits, store=store, allow_code=allow_code, keep_state=keep_state)
-
-
-def _mask(text: str | None, density: float | None) -> str | None:
-    if density is None:
-        return text
-    if text is None:
-        raise typer.BadParameter("--density goes with --mask; a strategy's is --set density=..")
-    return f"{text}{',' if ':' in text else ':'}density={density}"

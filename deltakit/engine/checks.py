@@ -52,6 +52,11 @@ def check_expert(expert: Expert, base: TensorSource, rules: Rules) -> list[str]:
     try:
         notes = source.check_base(seen)
     except DeltakitError as error:
+        if isinstance(error, (NamesDiffer, ShapeMismatch)) and isinstance(source, ModelDelta):
+            error.remedy = (
+                f"{error.remedy};\nor leave it out: --exclude GLOB keeps the base's,"
+                "\n--heads GLOB each task's own beside the result"
+            )
         raise error.at(f"task {expert.name!r}") from None
     if isinstance(source, Delta) and source.recipe.get("mask", "none") != "none":
         notes.append(
