@@ -34,19 +34,18 @@ def settings(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def pair(option: str, text: str | None) -> tuple[float, float] | None:
-    """Return two numbers.
+def lines(text: str | None) -> tuple[float, float] | None:
+    """Return the two numbers of --lines.
 
-    >>> pair("--lines", "0.2,0.8")
+    >>> lines("0.2,0.8")
     (0.2, 0.8)
     """
     if text is None:
         return None
-    try:
-        a, b = (float(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{option} {text}: expected two numbers, as 0.2,0.8") from None
-    return a, b
+    found = numbers("--lines", text)
+    if len(found) != 2:
+        raise typer.BadParameter(f"--lines {text}: expected two numbers, as 0.2,0.8")
+    return found[0], found[1]
 
 
 def with_density(mask: str | None, density: float | None) -> str | None:

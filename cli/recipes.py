@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from deltakit.engine import Limits, Plan
     from deltakit.recipe import Recipe
+    from deltakit.store import Store
 
 File = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML or JSON, or a merged folder.")
@@ -24,3 +27,22 @@ def open_recipe(path: Path) -> Recipe:
     from deltakit.tensors.sidecars import RECIPE_NAME
 
     return Recipe.read(path / RECIPE_NAME if path.is_dir() else path)
+
+
+def plan_file(
+    path: Path,
+    given: Sequence[str],
+    *,
+    store: Store | None,
+    limits: Limits,
+    allow_code: bool,
+    keep_state: bool,
+) -> Plan:
+    """Return the plan of a recipe in a file; `given` are options that it fixes, usage errors."""
+    from deltakit.merging import plan_recipe
+
+    if given:
+        raise typer.BadParameter(f"--recipe fixes {', '.join(given)}: leave out one or the other")
+    return plan_recipe(
+        open_recipe(path), limits, store=store, allow_code=allow_code, keep_state=keep_state
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,7 @@ from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit, note
 from deltakit_cli.plans import plan_data, show_plan, show_report
 from deltakit_cli.progress import progress
-from deltakit_cli.recipes import AllowCode, open_recipe
-
-if TYPE_CHECKING:
-    pass
+from deltakit_cli.recipes import AllowCode, plan_file
 
 PANEL = "Merge"
 
@@ -182,16 +179,11 @@ def command(
             keep_state=keep_state,
         )
     elif recipe is not None:
-        from deltakit.merging import plan_recipe
-
-        if given[:-1]:
-            raise typer.BadParameter(
-                f"--recipe fixes {', '.join(given[:-1])}: leave out one or the other"
-            )
-        plan = plan_recipe(
-            open_recipe(recipe),
-            limits,
+        plan = plan_file(
+            recipe,
+            given[:-1],
             store=store_if_any(store),
+            limits=limits,
             allow_code=allow_code,
             keep_state=keep_state,
         )
