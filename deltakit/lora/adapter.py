@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from deltakit.errors import DeltakitError, NonFinite, UnknownName, nearest
 from deltakit.lora.config import AdapterConfig
 from deltakit.lora.factors import Factors
+from deltakit.lora.finite import all_finite
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
 
@@ -111,7 +113,7 @@ class Adapter:
     def read(self, tensor: str) -> Tensor:
         """Return a tensor in its working dtype, checked to be finite."""
         values = self.source[tensor].to(working_dtype(self.source.infos[tensor].dtype))
-        if not bool(values.isfinite().all()):
+        if not all_finite(values):
             raise NonFinite(
                 "the adapter holds NaN or infinity",
                 where=f"{self.label}, {tensor!r}",
@@ -127,6 +129,11 @@ class Adapter:
     @property
     def nbytes(self) -> int:
         return sum(info.nbytes for info in self.source.infos.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """One hash over all its tensors; the first time it is asked for, they are read."""
+        return self.source.fingerprint()
 
     def close(self) -> None:
         self.source.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from deltakit.errors import BadValue
-from deltakit.lora.factors import Factors, Spectrum, spectrum
+from deltakit.lora.factors import Factors, shortened, singular_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,23 +41,28 @@ class Cut(NamedTuple):
     kept: float
 
 
-def decompose(delta: Factors | Tensor, size: Size, seed: int = 0) -> tuple[Spectrum, float]:
+class Spectrum(NamedTuple):
+    """The singular value decomposition u diag(sigma) v: (d_out, m), (m,), (m, d_in)."""
+
+    u: Tensor
+    sigma: Tensor
+    v: Tensor
+
+
+def decompose(delta: Tensor, size: Size, seed: int = 0) -> tuple[Spectrum, float]:
     """Return the leading singular values and vectors that `size` needs, and the squared norm.
 
-    Factors are decomposed exactly; a dense matrix of more than 512 rows and columns by a seeded
-    randomised range finder (Halko et al. 2011, arXiv:0909.4061), widened until it is enough.
+    Exactly up to 512 rows or columns, beyond by a seeded randomised range finder (Halko et al.
+    2011, arXiv:0909.4061), widened until it is enough.
     """
     import torch
 
-    if isinstance(delta, Factors):
-        found = spectrum(delta, size.rank)
-        return found, float(found.sigma.double().square().sum())
     total = float(delta.double().square().sum()) if delta.numel() < 1 << 22 else _squares(delta)
     least = min(delta.shape)
     wanted = size.rank or 32
     while least > EXACT_UP_TO and wanted + OVERSAMPLED < least // 2:
         found = _leading(delta, wanted + OVERSAMPLED, seed)
-        held = float(found.sigma[:wanted].double().square().sum())
+        held = _energy(found.sigma[:wanted])
         if size.energy is None or held >= size.energy * total:
             return found, total
         wanted *= 2
@@ -83,19 +88,33 @@ def _leading(delta: Tensor, rank: int, seed: int) -> Spectrum:
 def chosen_rank(delta: Factors | Tensor, size: Size, seed: int = 0) -> int:
     """Return the rank that keeps the energy asked for."""
     assert size.energy is not None
-    found, total = decompose(delta, size, seed)
-    squares = found.sigma.double().square().cumsum(0)
-    enough = (squares >= size.energy * total * (1.0 - 1e-7)).nonzero()
-    return int(enough[0]) + 1 if len(enough) else max(1, len(found.sigma))
+    if isinstance(delta, Factors):
+        sigma = singular_values(delta)
+        total = _energy(sigma)
+    else:
+        found, total = decompose(delta, size, seed)
+        sigma = found.sigma
+    held = sigma.double().square().cumsum(0)
+    enough = (held >= size.energy * total * (1.0 - 1e-7)).nonzero()
+    return int(enough[0]) + 1 if len(enough) else max(1, len(sigma))
 
 
 def cut(delta: Factors | Tensor, rank: int, seed: int = 0) -> Cut:
     """Return the nearest factors of exactly `rank`; ranks there are not are rows of zeros."""
-    if isinstance(delta, Factors) and len(delta.a) <= rank:
-        return Cut(padded(delta, rank), 1.0)
-    found, total = decompose(delta, Size(rank=rank), seed)
-    held = float(found.sigma[:rank].double().square().sum())
-    return Cut(padded(found.cut(rank), rank), min(1.0, held / total) if total else 1.0)
+    if isinstance(delta, Factors):
+        if len(delta.a) <= rank:
+            return Cut(padded(delta, rank), 1.0)
+        factors, sigma = shortened(delta, rank)
+        total = _energy(sigma)
+    else:
+        (u, sigma, v), total = decompose(delta, Size(rank=rank), seed)
+        factors = Factors(v[:rank], u[:, :rank] * sigma[:rank])
+    kept = min(1.0, _energy(sigma[:rank]) / total) if total else 1.0
+    return Cut(padded(factors, rank), kept)
+
+
+def _energy(sigma: Tensor) -> float:
+    return float(sigma.double().square().sum())
 
 
 def padded(factors: Factors, rank: int) -> Factors:

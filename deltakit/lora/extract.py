@@ -18,9 +18,9 @@ from deltakit.lora.cut import Size, cut
 from deltakit.lora.factors import Factors
 from deltakit.lora.record import Lineage, Record, Report, new_adapter
 from deltakit.lora.survey import SHOWN, THREADS, Changed, Progress, choose_ranks, survey
-from deltakit.lora.write import AdapterWriter, Contents, NewPart
+from deltakit.lora.write import AdapterWriter, Contents, NewPart, adapter_dtype
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import DTYPES, parse_dtype
+from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.files import LOCAL, Files
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def plan_extract(
     opened, tuned = Checkpoint.open(base), Checkpoint.open(model)
     changed, notes = survey(opened, tuned, values=values, energy=size.energy, progress=progress)
     kinds = Counter(opened.infos[found.name].dtype for found in changed)
-    out = parse_dtype(dtype) if dtype else kinds.most_common(1)[0][0]
+    out = adapter_dtype(dtype or kinds.most_common(1)[0][0])
     ranks = choose_ranks(changed, size, nbytes, DTYPES[out][0] // 8)
     others = [found.name for found in changed if found.kind is None]
     if others and rest == "refuse":

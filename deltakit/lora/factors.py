@@ -56,35 +56,32 @@ def fuse_products(before: Factors, now: Factors, share: Tensor) -> Factors:
     return nearest_of_rank(Factors(a, b), len(before.a))
 
 
-class Spectrum(NamedTuple):
-    """The singular value decomposition u diag(sigma) v: (d_out, m), (m,), (m, d_in)."""
-
-    u: Tensor
-    sigma: Tensor
-    v: Tensor
-
-    def cut(self, rank: int) -> Factors:
-        """Return the nearest matrix of at most `rank`; A has orthonormal rows."""
-        return Factors(self.v[:rank], self.u[:, :rank] * self.sigma[:rank])
+def nearest_of_rank(factors: Factors, rank: int) -> Factors:
+    """Return the best approximation of B A of at most `rank`, without forming the product."""
+    return shortened(factors, rank)[0]
 
 
-def spectrum(factors: Factors, rank: int | None = None) -> Spectrum:
-    """Return the singular value decomposition of B A without forming the product.
+def shortened(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
+    """Return the nearest factors of at most `rank`, and all singular values of B A.
 
-    QR of both factors and an SVD of the small core: (d_out + d_in) R^2 operations for R ranks.
-    All singular values are returned, vectors of the first `rank` only.
+    Rows of the new A are orthonormal, right singular vectors, and the new B is B A A^T. QR of both
+    factors and an SVD of the small core: (d_out + d_in) R^2 operations for R ranks.
     """
     import torch
 
-    left, core_left = torch.linalg.qr(factors.b)  # (d_out, m), (m, R)
-    right, core_right = torch.linalg.qr(factors.a.T)  # (d_in, n), (n, R)
-    u, sigma, v = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
-    return Spectrum(left @ u[:, :rank], sigma, v[:rank] @ right.T)
+    basis, core_right = torch.linalg.qr(factors.a.T)  # (d_in, n), (n, R)
+    core_left = torch.linalg.qr(factors.b, mode="r").R  # (m, R)
+    _, sigma, v = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    b = factors.b @ (core_right.T @ v[:rank].T)  # (d_out, rank)
+    return Factors(v[:rank] @ basis.T, b), sigma
 
 
-def nearest_of_rank(factors: Factors, rank: int) -> Factors:
-    """Return the best approximation of B A of at most `rank`, without forming the product."""
-    return spectrum(factors, rank).cut(rank)
+def singular_values(factors: Factors) -> Tensor:
+    """Return the singular values of B A, from R of both factors' QR: (m,)."""
+    import torch
+
+    left, right = (torch.linalg.qr(f, mode="r").R for f in (factors.b, factors.a.T))
+    return torch.linalg.svdvals(left @ right.T)
 
 
 def stacked(products: Sequence[Factors], weights: Sequence[float]) -> Factors:

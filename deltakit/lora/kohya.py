@@ -10,7 +10,8 @@ from pathlib import Path
 from deltakit.errors import BadFile, BadValue, DeltakitError, NamesDiffer, nearest, some
 from deltakit.lora.adapter import Adapter, Kind, Part
 from deltakit.lora.config import AdapterConfig
-from deltakit.lora.peft import FLOATS, check_factors
+from deltakit.lora.layout import FLOATS
+from deltakit.lora.peft import check_factors
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo

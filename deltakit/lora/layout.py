@@ -8,6 +8,7 @@ from deltakit.errors import BadFile
 
 PREFIX = "base_model.model."
 TENSORS_NAME = "adapter_model.safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")  # what an adapter's tensors may be
 
 Role = Literal["a", "b", "bias", "embedding_a", "embedding_b", "magnitude", "rows", "whole"]
 

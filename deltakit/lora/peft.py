@@ -7,14 +7,12 @@ from pathlib import Path
 from deltakit.errors import BadFile, DeltakitError, NotFound, some
 from deltakit.lora.adapter import Adapter, Kind, Part, Rows
 from deltakit.lora.config import CONFIG_NAME, AdapterConfig
-from deltakit.lora.layout import TENSORS_NAME, Role, parse_key
+from deltakit.lora.layout import FLOATS, TENSORS_NAME, Role, parse_key
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import check_link
 from deltakit.tensors.reader import SafetensorsFile
-
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def is_peft_folder(path: Path) -> bool:

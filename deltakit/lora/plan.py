@@ -20,8 +20,9 @@ from deltakit.lora.layout import PREFIX
 from deltakit.lora.modes import Mode, Pack
 from deltakit.lora.record import Record
 from deltakit.lora.union import Member, union
+from deltakit.lora.write import adapter_dtype
 from deltakit.strategies import depths
-from deltakit.tensors.dtypes import parse_dtype, safetensors_dtype, torch_dtype
+from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
 from deltakit.tensors.source import TensorSource
 
 
@@ -98,7 +99,7 @@ def plan_merge(
     if importance:
         members = _with_maps(members, importance, chosen, mode)
     if not chosen.ordered:  # then the content's, so that the given one changes no bit
-        members = sorted(members, key=lambda m: (m.adapter.source.fingerprint(), m.name))
+        members = sorted(members, key=lambda m: (m.adapter.fingerprint, m.name))
     used = [member for member in members if member.weight != 0.0]
     if not used:
         raise BadValue("nothing to merge: all weights are 0")
@@ -119,7 +120,7 @@ def plan_merge(
     fields, notes = merged_fields(used, kept)
     record = Record.of(members, mode, chosen, size, scale, seed)
     where = depths(f"{module}.weight" for module in modules)
-    out = _dtype(used) if dtype is None else parse_dtype(dtype)
+    out = _dtype(used) if dtype is None else adapter_dtype(dtype)
     return Plan(record, used, chosen, modules, kept, facts, where, out, fields, notes)
 
 

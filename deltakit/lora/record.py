@@ -61,8 +61,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Record:
         rule = chosen.rule
         adapters = [
-            Lineage(m.name, str(m.adapter.path), m.adapter.source.fingerprint(), m.weight)
-            for m in members
+            Lineage(m.name, str(m.adapter.path), m.adapter.fingerprint, m.weight) for m in members
         ]
         return cls(
             mode=mode,

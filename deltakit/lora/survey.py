@@ -13,6 +13,7 @@ from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.errors import BadValue, NonFinite
 from deltakit.lora.adapter import Kind
 from deltakit.lora.cut import Size, decompose
+from deltakit.lora.finite import all_finite
 from deltakit.lora.quantised import refuse_quantised
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
@@ -71,7 +72,7 @@ class Changed:
         """Return the delta as a matrix (outputs, inputs)."""
         dtype = working_dtype(base.infos[self.name].dtype)
         delta = tuned[self.name].to(dtype).sub_(base[self.name].to(dtype))
-        if not bool(delta.isfinite().all()):
+        if not all_finite(delta):
             raise NonFinite("the delta holds NaN or infinity", where=self.name)
         delta = delta.reshape(delta.shape[0], -1)
         return delta.T.contiguous() if self.turned else delta

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from deltakit.errors import AlreadyThere, BadValue, NonFinite
+from deltakit.errors import AlreadyThere, BadValue, NonFinite, some
 from deltakit.lora.adapter import Kind
 from deltakit.lora.config import CONFIG_NAME, config_bytes
 from deltakit.lora.factors import Factors
-from deltakit.lora.layout import TENSORS_NAME, key_of
-from deltakit.tensors.dtypes import torch_dtype
+from deltakit.lora.finite import all_finite
+from deltakit.lora.layout import FLOATS, TENSORS_NAME, key_of
+from deltakit.tensors.dtypes import parse_dtype, torch_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_file import write_whole
@@ -153,7 +154,7 @@ class AdapterWriter:
         import torch
 
         rounded = values.to(torch_dtype(self._contents.dtype)).contiguous()
-        if not bool(rounded.isfinite().all()):
+        if not all_finite(rounded):
             raise NonFinite(
                 f"a value of the adapter overflows {rounded.dtype}",
                 where=name,
@@ -161,6 +162,18 @@ class AdapterWriter:
             )
         self._writer.write(name, 0, memoryview(rounded.reshape(-1).view(torch.uint8).numpy()))
         return rounded.to(values.dtype)
+
+
+def adapter_dtype(text: str) -> str:
+    """Return the safetensors name of a dtype that adapters are written in, or raise BadValue."""
+    dtype = parse_dtype(text)
+    if dtype not in FLOATS:
+        raise BadValue(
+            f"an adapter is not written as {dtype}",
+            expected=some(FLOATS),
+            remedy="choose one of these: --dtype bfloat16",
+        )
+    return dtype
 
 
 def check_target(out: Path, inputs: Sequence[Path], overwrite: bool, files: Files = LOCAL) -> None:

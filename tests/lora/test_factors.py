@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from deltakit.errors import ShapeMismatch
-from deltakit.lora.factors import Factors, fuse_factors, fuse_products, nearest_of_rank
+from deltakit.lora.factors import (
+    Factors,
+    fuse_factors,
+    fuse_products,
+    nearest_of_rank,
+    shortened,
+    singular_values,
+)
 
 
 def factors(seed, rank=3, d_in=5, d_out=4):
@@ -46,6 +53,15 @@ def test_nearest_of_rank_is_the_truncated_svd_of_the_product():
     near = nearest_of_rank(found, 2)
     assert near.a.shape == (2, 5)
     torch.testing.assert_close(product(near), expected)
+
+
+def test_shortened_factors_tell_all_singular_values_and_have_orthonormal_rows():
+    found = factors(3)
+    near, sigma = shortened(found, 2)
+    expected = torch.linalg.svdvals(product(found))[: len(sigma)]
+    torch.testing.assert_close(sigma, expected)
+    torch.testing.assert_close(singular_values(found), expected)
+    torch.testing.assert_close(near.a @ near.a.T, torch.eye(2, dtype=torch.float64))
 
 
 def test_factors_of_another_shape_are_refused():

@@ -131,3 +131,11 @@ def test_only_what_deltakit_wrote_is_replaced(heads):
         merge_adapters(given, "cat", heads / "a", overwrite=True)
     with pytest.raises(BadValue, match="replace an input"):
         merge_adapters(given, "cat", heads / "c", overwrite=True)
+
+
+def test_an_adapter_is_written_in_dtypes_that_programs_read(tmp_path):
+    write_folder(tmp_path / "a", factors("q", 1), r=2)
+    with pytest.raises(BadValue, match="not written as F8_E4M3") as refused:
+        merged(tmp_path, {"a": 1.0}, dtype="float8_e4m3fn")
+    assert "bfloat16" in str(refused.value)
+    assert not (tmp_path / "m").exists()
