@@ -10,7 +10,7 @@ from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.digest import bytes_digest
 from deltakit.tensors.files import LOCAL, read_whole
 from deltakit.tensors.header import TensorInfo
-from deltakit.vocabulary.sources import model_of
+from deltakit.vocabulary.members import model_of
 from deltakit.vocabulary.tensors import rows_of, vocabulary_tensors
 from deltakit.vocabulary.tokenizer import MOST_BYTES, OLDER_FILES, Tokenizer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from deltakit.vocabulary.tokenizer import Tokenizer
@@ -72,11 +73,9 @@ class Rows:
         import numpy as np
 
         stop = len(self.base) if stop is None else stop
-        starts = self._starts
-        first = int(np.searchsorted(starts, start, side="right")) - 1
-        while first < len(starts) - 1 and starts[first] < stop:
-            yield int(starts[first]), int(starts[first + 1])
-            first += 1
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = int(np.searchsorted(self._starts, stop, side="left"))
+        yield from pairwise(self._starts[first : last + 1].tolist())
 
     def pieces(self, start: int, stop: int, width: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield (start, stop, row, offset) for flat entries start..stop of rows of `width`.
@@ -84,10 +83,33 @@ class Rows:
         `row` is the output's first of a run; the entries begin `offset` entries after it, in the
         output and in every model that has the row.
         """
+        if start == stop:
+            return
         for first, last in self.runs(start // width, -(-stop // width)):
             low, high = max(start, first * width), min(stop, last * width)
-            if low < high:
-                yield low, high, first, low - first * width
+            yield low, high, first, low - first * width
+
+    def places(
+        self, start: int, stop: int, width: int, expert: int | None = None
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield (start, stop, where they begin) for flat entries of rows that the base has.
+
+        `expert`: where they begin there, for rows that it has too.
+        """
+        found = self.base if expert is None else self.experts[expert]
+        before: tuple[int, int, int] | None = None
+        for low, high, row, offset in self.pieces(start, stop, width):
+            if self.base[row] == NONE or found[row] == NONE:
+                continue
+            at = int(found[row]) * width + offset
+            if before is not None and (low, at) == (before[1], before[2] + before[1] - before[0]):
+                before = (before[0], high, before[2])
+                continue
+            if before is not None:
+                yield before
+            before = (low, high, at)
+        if before is not None:
+            yield before
 
 
 def _rows(output: Tokenizer, count: int, model: Tokenizer, rows: int) -> np.ndarray:

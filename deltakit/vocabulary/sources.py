@@ -13,7 +13,6 @@ from deltakit.lazy import LazyDelta
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
-from deltakit.tensors.part import Part
 from deltakit.tensors.source import TensorSource
 from deltakit.vocabulary.rows import NONE, Rows
 from deltakit.vocabulary.tensors import width_of
@@ -93,14 +92,14 @@ class MatchedBase(TensorSource):
         info = self._infos[name]
         size, width = itemsize(info.dtype), width_of(info)
         begin, end = start // size, (start + len(buffer)) // size
-        for low, high, row, offset in rows.pieces(begin, end, width):
+        for low, high, at in rows.places(begin, end, width):
             part = buffer[(low - begin) * size : (high - begin) * size]
-            ours = int(rows.base[row])
-            if ours != NONE:
-                self.checkpoint.read(name, (ours * width + offset) * size, part)
-                continue
-            made = self._made(name, rows, row, offset, high - low, width)
-            part[:] = memoryview(made.view(torch.uint8).numpy())
+            self.checkpoint.read(name, at * size, part)
+        for low, high, row, offset in rows.pieces(begin, end, width):
+            if rows.base[row] == NONE:
+                made = self._made(name, rows, row, offset, high - low, width)
+                part = buffer[(low - begin) * size : (high - begin) * size]
+                part[:] = memoryview(made.view(torch.uint8).numpy())
 
     def _made(self, name: str, rows: Rows, row: int, offset: int, count: int, width: int) -> Tensor:
         """Return `count` entries of a run that the base lacks, flat, in the base's dtype."""
@@ -167,17 +166,28 @@ class MatchedDelta(DeltaSource):
             self.inner.block_into(out, name, start, base)
             return
         out.zero_()
-        theirs, width = rows.experts[self._expert], width_of(self.seen.infos[name])
-        for low, high, row, offset in rows.pieces(start, start + out.numel(), width):
-            if theirs[row] >= 0 and rows.base[row] >= 0:
-                part = slice(low - start, high - start)
-                at = int(theirs[row]) * width + offset
-                self.inner.block_into(out[part], name, at, base[part])
+        width = width_of(self.seen.infos[name])
+        for low, high, at in rows.places(start, start + out.numel(), width, self._expert):
+            part = slice(low - start, high - start)
+            self.inner.block_into(out[part], name, at, base[part])
 
     def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
-        if name not in self._tensors:
+        rows = self._tensors.get(name)
+        if rows is None:
             return self.inner.lazy_block(name, start, base, raw)
-        return super().lazy_block(name, start, base, raw)
+        count, width = base.numel(), width_of(self.seen.infos[name])
+        places = list(rows.places(start, start + count, width, self._expert))
+        there = sum(high - low for low, high, _ in places)
+        if there < count or not isinstance(self.inner, ModelDelta):
+            return super().lazy_block(name, start, base, raw)
+        # All rows are there: they are read to one place, and computed on together.
+        dtype = torch_dtype(self.inner.tuned.infos[name].dtype)
+        stored, size = raw[: count * dtype.itemsize], dtype.itemsize
+        into = memoryview(stored.numpy())
+        for low, high, at in places:
+            part = into[(low - start) * size : (high - start) * size]
+            self.inner.tuned.read(name, at * size, part)
+        return LazyDelta(stored.view(dtype), base.stored)
 
     @property
     def files(self) -> Sequence[SafetensorsFile]:
@@ -204,10 +214,3 @@ class Resized(TensorSource):
     @property
     def files(self) -> Sequence[SafetensorsFile]:
         return self._source.files
-
-
-def model_of(source: DeltaSource) -> Checkpoint | None:
-    """Return the whole model behind a delta, None for one that is in the base's vocabulary."""
-    tuned = source.tuned if isinstance(source, ModelDelta) else None
-    whole = tuned.whole if isinstance(tuned, Part) else tuned
-    return whole if isinstance(whole, Checkpoint) else None

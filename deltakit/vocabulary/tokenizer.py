@@ -27,7 +27,8 @@ OLDER_FILES = (
     *SENTENCEPIECE,
 )
 TOKENIZER_FILES = (*_FAST, *_CHAT, *OLDER_FILES)
-MOST_BYTES = 1 << 28  # the largest tokenizer.json in use takes some 40 MB
+MOST_BYTES = 100_000_000  # the largest tokenizer.json in use takes some 40 MB
+_MOST_PIECES = 1 << 25  # bytes; sentencepiece models in use take some 5 MB
 MOST_TOKENS = 1 << 24  # the largest vocabulary in use has a million
 
 
@@ -129,12 +130,15 @@ class _Reader:
             self._take(vocab.items(), "vocab.json")
             return "BPE"
         if self._has("vocab.txt"):
-            lines = self._text("vocab.txt").removesuffix("\n").split("\n")
+            text = self._text("vocab.txt").removesuffix("\n")
+            if text.count("\n") >= MOST_TOKENS:
+                raise BadFile(f"over {MOST_TOKENS} tokens", where="vocab.txt")
+            lines = text.split("\n")
             self._take(((t.rstrip("\r"), n) for n, t in enumerate(lines)), "vocab.txt")
             return "WordPiece"
         for name in SENTENCEPIECE:
             if self._has(name):
-                found = pieces(self._bytes(name), name)
+                found = pieces(self._bytes(name, _MOST_PIECES), name)
                 self._take(((piece, number) for number, piece in enumerate(found)), name)
                 return "Unigram"
         return None
@@ -180,9 +184,8 @@ class _Reader:
     def _has(self, name: str) -> bool:
         return self._files.exists(self._folder / name)
 
-    def _bytes(self, name: str) -> bytes:
-        path = check_link(self._folder / name, self._folder)
-        return read_whole(path, self._files, MOST_BYTES)
+    def _bytes(self, name: str, most: int = MOST_BYTES) -> bytes:
+        return read_whole(check_link(self._folder / name, self._folder), self._files, most)
 
     def _text(self, name: str) -> str:
         try:
@@ -210,7 +213,9 @@ class _Reader:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-        raise BadFile(f"{twice!r} stands twice")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise BadFile(f"{key!r} stands twice")
+            seen.add(key)
     return table

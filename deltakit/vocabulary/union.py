@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from deltakit.errors import BadFile, BadValue, some
 from deltakit.vocabulary.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ def union(base: Tokenizer, others: Sequence[Tokenizer]) -> Tokenizer:
 
 def tokenizer_json(table: Mapping[str, Any]) -> bytes:
     """Return a tokenizer.json as the library writes it."""
-    return (json.dumps(table, ensure_ascii=False, indent=2) + "\n").encode()
+    return msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n"
 
 
 def added_entry(entry: Mapping[str, Any], token: str) -> dict[str, Any]:

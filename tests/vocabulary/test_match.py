@@ -149,7 +149,7 @@ def test_a_replace_delta_of_another_vocabulary_names_the_way(models):
 
 def test_without_a_tokenizer_beside_it_a_model_of_the_base_s_size_has_the_base_s(models):
     write_model(models / "b", tune(base_tensors(5), 2), config={})
-    assert "b: no tokenizer beside it; its tokens are taken to be the base's" in (
+    assert "b: no tokenizer beside it; its tokens are taken for the base's" in (
         planned(models, "b", tokenizer="union").notes
     )
     write_model(models / "c", tune(base_tensors(6), 2), config={})

@@ -1,5 +1,7 @@
 """Rows are matched by token, and runs of them tile every range."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +53,15 @@ def test_pieces_tile_a_range_and_each_is_a_run_in_every_model(output, base, coun
                 assert found[number] == expected
         at = high
     assert at == stop
+    for expert, found in ((None, rows.base), (0, rows.experts[0])):
+        expected = {
+            entry: int(found[entry // width]) * width + entry % width
+            for entry in range(start, stop)
+            if rows.base[entry // width] != NONE and found[entry // width] != NONE
+        }
+        places = list(rows.places(start, stop, width, expert))
+        assert expected == {
+            entry: at + entry - low for low, high, at in places for entry in range(low, high)
+        }
+        for (start, high, at), (low, _, then) in pairwise(places):
+            assert (low, then) != (high, at + high - start)  # what goes on is one place

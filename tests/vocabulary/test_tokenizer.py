@@ -76,6 +76,7 @@ HOSTILE = [
     ("[1]", "not a JSON object"),
     ("{", "not valid JSON"),
     ("[" * 100_000, "not valid JSON"),
+    (f'{{{",".join(f"{chr(34)}{n}{chr(34)}:1" for n in range(99_999))},"9":1}}', "stands twice"),
     ("{}", "no model"),
     ('{"model": {}}', "no vocabulary"),
     ('{"model": {"vocab": {}}}', "has no tokens"),
@@ -98,7 +99,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize(("text", "words"), HOSTILE)
+@pytest.mark.parametrize(("text", "words"), HOSTILE, ids=[words for _, words in HOSTILE])
 def test_a_hostile_tokenizer_is_refused_with_its_path(text, words, tmp_path):
     with pytest.raises(BadFile, match=words) as caught:
         opened(tmp_path, tokenizer_json=text)
@@ -110,6 +111,7 @@ def test_a_hostile_tokenizer_is_refused_with_its_path(text, words, tmp_path):
     [
         ({"vocab_txt": b"\xff\n"}, "not UTF-8"),
         ({"vocab_txt": "a\nb\na\n"}, "two ids"),
+        ({"vocab_txt": "\n" * (MOST_TOKENS + 1)}, "over 16777216 tokens"),
         ({"vocab_json": {"a": None}}, "not a row"),
         ({"vocab_txt": "a\n", "added_tokens_json": {"b": 0}}, "that of two tokens"),
         ({"vocab_txt": "a\n", "tokenizer_config_json": {"added_tokens_decoder": []}}, "no object"),
