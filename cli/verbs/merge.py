@@ -133,7 +133,7 @@ def command(
 
     deltakit merge ./ft-a ./ft-b --base ./base --strategy ties --set density=0.3
 
-    deltakit merge ./ft-a ./chat-b --base ./base --strategy ties --tokenizer union
+    deltakit merge ./ft-a ./chat-b --base ./base -s ties --tokenizer union
 
     deltakit merge --onto ./merged ./ft-c --out ./merged-abc
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deltakit.errors import BadFile, BadValue, NotFound
+from deltakit.errors import BadFile, BadValue, NotFound, nearest
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.files import LOCAL, Files, read_whole
 from deltakit.tensors.index import check_link, read_json
@@ -149,10 +149,12 @@ def tokenizer_folder(path: str) -> Path:
     found = Path(path)
     if found.is_file() and found.name == "tokenizer.json":
         return found.parent
-    if found.is_dir():
+    if path and found.is_dir():
         return found
+    meant = nearest(path, ("base", "union"))
     raise NotFound(
         "no such tokenizer",
-        where=path,
+        where=path or "an empty path",
         expected="base, union, or the path of a folder that holds tokenizer.json",
+        remedy=f"did you mean {meant!r}?" if meant else None,
     )

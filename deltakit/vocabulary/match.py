@@ -174,17 +174,17 @@ def _notes(members: Sequence[Member], ours: Tokenizer, output: Tokenizer, rows: 
             )
         more = theirs.ids.keys() - ours.ids.keys()
         parts = [
-            ("tokens it lacks", ours.ids.keys() - theirs.ids.keys()),
+            ("of the base's tokens not there", ours.ids.keys() - theirs.ids.keys()),
             ("tokens the base lacks", more),
             ("of these left out", more - output.ids.keys()),
         ]
-        said = [f"{text} {len(found)}, as {min(found)!r}" for text, found in parts if found]
+        said = [f"{len(found)} {text}, as {min(found)!r}" for text, found in parts if found]
         if said:
             told.append(f"{member.name}: {'; '.join(said)}")
     given = sum(any(found[number] != NONE for found in rows.experts) for number in rows.made)
     if given:
-        told.append(f"rows the base lacks {given}: each the mean of the tasks that have the token")
+        told.append(f"{given} rows the base lacks: each the mean of the tasks that have the token")
     if len(rows.made) > given:
         missing = len(rows.made) - given
-        told.append(f"rows of no model {missing}: each the mean of the base's tokens")
+        told.append(f"{missing} rows of no model: each the mean of the base's tokens")
     return told

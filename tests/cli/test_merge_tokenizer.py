@@ -42,7 +42,7 @@ def test_a_dry_run_tells_tokens_rows_and_tensors(here):
     done = deltakit(*AB, "--tokenizer", "union", "--dry-run")
     assert done.exit_code == 0, done.output
     assert f"tokens    7, 5 rows become 7, in {', '.join(TENSORS)}" in done.stdout
-    assert "a: tokens the base lacks 1, as '<x>'" in done.stdout
+    assert "a: 1 tokens the base lacks, as '<x>'" in done.stdout
     plan = json.loads(deltakit(*AB, "--tokenizer", "base", "--dry-run", "--json").stdout)
     assert plan["vocabulary"] == {
         "tokens": 5,

@@ -114,10 +114,12 @@ def test_a_path_s_model_tells_how_many_rows_its_tokenizer_has(models):
     assert found["vocab_size"] == 8
 
 
-@pytest.mark.parametrize("path", ["nowhere", "./base.safetensors"])
+@pytest.mark.parametrize("path", ["nowhere", "./base.safetensors", ""])
 def test_a_tokenizer_that_is_not_there_is_refused_with_the_choices(models, path):
     with pytest.raises(NotFound, match=r"(.|\n)*base, union, or the path"):
         merged(models, path)
+    with pytest.raises(NotFound, match=r"(.|\n)*did you mean 'union'"):
+        merged(models, "unoin")
 
 
 def test_the_folder_of_the_tokenizer_is_not_replaced(models):

@@ -99,12 +99,12 @@ def test_the_plan_tells_tokens_rows_and_tensors(models):
     assert (found.vocabulary.tokens, found.vocabulary.rows) == (6, (5, 6))
     assert tuple(found.vocabulary.tensors) == TENSORS
     assert found.notes == [
-        "a: tokens the base lacks 1, as '<x>'",
-        "rows the base lacks 1: each the mean of the tasks that have the token",
+        "a: 1 tokens the base lacks, as '<x>'",
+        "1 rows the base lacks: each the mean of the tasks that have the token",
     ]
     found = planned(models, "a", tokenizer="base")
     assert found.vocabulary.rows == (5, 5)
-    assert "of these left out 1" in found.notes[0]
+    assert "1 of these left out" in found.notes[0]
 
 
 def test_a_stored_delta_and_an_adapter_are_in_the_base_s_vocabulary(models):
