@@ -149,12 +149,18 @@ class Delta(DeltaSource):
             self.tensors[name].add_to(out, start, minus=base if self.role == "replace" else None)
 
     def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+        import torch
+
         if self.role == "replace":
             return super().lazy_block(name, start, base, raw)
+        tensor = self.tensors.get(name)
+        stored = None if tensor is None else tensor.stored(start, start + base.numel())
+        if stored is not None and base.dtype == torch.float32:
+            return LazyDelta(stored)
         out = raw.view(base.dtype)[: base.numel()]  # the base's values are not asked for
         out.zero_()
-        if name in self.tensors:
-            self.tensors[name].add_to(out, start)
+        if tensor is not None:
+            tensor.add_to(out, start)
         return LazyDelta(out)
 
     @property

@@ -112,10 +112,11 @@ class ModelDelta(DeltaSource):
         raw = getattr(self._scratch, "raw", None)
         if raw is None or raw.numel() < out.numel() * 8:
             raw = self._scratch.raw = torch.empty(out.numel() * 8, dtype=torch.uint8)
-        LazyDelta(self.tuned.block(name, start, start + out.numel(), raw), base).into(out)
+        LazyDelta(self.tuned.stored(name, start, start + out.numel(), raw), base).into(out)
 
     def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
-        return LazyDelta(self.tuned.block(name, start, start + base.numel(), raw), base.stored)
+        stored = self.tuned.stored(name, start, start + base.numel(), raw)
+        return LazyDelta(stored, base.stored)
 
     @property
     def files(self) -> Sequence[SafetensorsFile]:

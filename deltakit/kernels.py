@@ -1,25 +1,30 @@
 """The compiled inner loops, for the tensors they take.
 
-Each function writes to `out` what the torch code beside its call would, bit for bit, and returns
-True; or it does nothing and returns False, where the kernels were not built, are turned off
-(`DELTAKIT_KERNELS=0` in the environment), or a tensor is not plain, contiguous float32 on the CPU.
+Each function does what the torch code beside its call would, bit for bit; or it does nothing and
+says so, where the kernels were not built, are turned off (`DELTAKIT_KERNELS=0` in the environment),
+a tensor is not plain, contiguous float32 on the CPU, or a file does not give what it should (torch
+then reads it again, and the error is raised there).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from deltakit.formula import Formula
+from deltakit.stored import Entries, Stored, StoredSparse
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from deltakit.lazy import LazyDelta, LazyDeltas
 
-_MOST_ROWS = 256  # as in _kernels.c
-_CODES = {"torch.float32": 0, "torch.bfloat16": 1, "torch.float16": 2}
+_MOST_ROWS = 256  # as in native/delta.h
 
 
 def _load() -> Any:
@@ -34,121 +39,131 @@ def _load() -> Any:
 compiled: Any = _load()
 
 
+@cache
+def _codes() -> dict[torch.dtype, int]:
+    import torch
+
+    return {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
 def _plain(tensor: Tensor) -> bool:
     """Tell whether a tensor is plain memory: contiguous, on the CPU, out of autograd's sight."""
     import torch
 
     return (
         type(tensor) is torch.Tensor
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and tensor.is_contiguous()
         and not tensor.requires_grad
     )
 
 
-def _take(*tensors: Tensor) -> bool:
+def _take(tensor: Tensor) -> bool:
     import torch
 
-    return compiled is not None and all(
-        tensor.dtype is torch.float32 and _plain(tensor) for tensor in tensors
-    )
+    return compiled is not None and tensor.dtype is torch.float32 and _plain(tensor)
 
 
-def _row(delta: LazyDelta, count: int) -> tuple[Any, ...] | None:
-    """Return a delta as _kernels.c takes it, or None where it does not."""
-    import torch
-
-    stored, base, kept = delta.stored, delta.base, delta.kept
-    code = _CODES.get(str(stored.dtype))
-    if code is None or stored.numel() != count or not _plain(stored):
+def _entries(entries: Entries, count: int) -> tuple[int, int, int, int] | None:
+    """Return entries as the kernels take them (`Values` in native/delta.h), None where not."""
+    code = _codes().get(entries.dtype)
+    if code is None or entries.numel() != count or isinstance(entries, StoredSparse):
         return None
-    base_code = 0 if base is None else _CODES.get(str(base.dtype))
-    if base is not None and (base_code is None or base.numel() != count or not _plain(base)):
+    if isinstance(entries, Stored):
+        if entries.place is not None:
+            return (entries.raw.data_ptr(), code, *entries.place)
+        entries = entries.tensor
+    return (entries.data_ptr(), code, -1, 0) if _plain(entries) else None
+
+
+def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ...] | None:
+    """Return a delta as the kernels take it (`Delta` in native/delta.h), or None where they do not.
+
+    All deltas of a call have one base, or none.
+    """
+    import torch
+
+    stored, kept = delta.stored, delta.kept
+    bits, skip, left = 0, 0, 0
+    if isinstance(stored, StoredSparse):
+        if stored.numel() != count or 8 * len(stored.bits) < stored.skip + count:
+            return None
+        bits, skip, left = stored.bits.ctypes.data, stored.skip, stored.values.numel()
+        values = _entries(stored.values, left)
+    else:
+        values = _entries(stored, count)
+    if values is None or not (delta.base is None or delta.base is base):
         return None
     if kept is not None and (
         kept.numel() != count or kept.dtype is not torch.bool or not _plain(kept)
     ):
         return None
     return (
-        stored.data_ptr(),
-        code,
-        0 if base is None else base.data_ptr(),
-        base_code,
+        values,
+        delta.base is not None,
         delta.threshold,
         delta.ties,
         0 if kept is None else kept.data_ptr(),
         delta.divisor,
+        bits,
+        skip,
+        left,
     )
 
 
-def _rows(deltas: LazyDeltas, *others: Tensor) -> tuple[tuple[Any, ...], ...] | None:
-    if not _take(*others) or not 0 < len(deltas) <= _MOST_ROWS:
+@dataclass(frozen=True)
+class Found:
+    """What a pass over deltas found on its way."""
+
+    finite: bool  # the result, where it was added to the base
+    changed: bool  # whether any of it differs from the base
+    squares: tuple[float, ...]  # sums of squares: of each delta before it is thinned, and merged
+
+
+def combine(
+    deltas: LazyDeltas,
+    formula: Formula,
+    out: Tensor | None = None,
+    base: Entries | None = None,
+    *,
+    squares: bool = False,
+) -> Found | None:
+    """Out = the formula of the deltas; with a base, out = base + that, rounded to its dtype.
+
+    Without `out`, only squares are found.
+    """
+    import torch
+
+    if compiled is None or not 0 < len(deltas) <= _MOST_ROWS or deltas.dtype is not torch.float32:
         return None
-    count = others[0].numel()
-    if any(other.numel() != count for other in others):
+    count = deltas.each[0].numel()
+    code = 0 if out is None else _codes().get(out.dtype)
+    adds = base is not None and out is not None
+    if code is None or (code and not adds):
+        return None
+    if out is not None and (out.numel() != count or not _plain(out)):
+        return None
+    common = base
+    if common is None:
+        common = next((each.base for each in deltas.each if each.base is not None), None)
+    shared = None if common is None else _entries(common, count)
+    if common is not None and shared is None:
         return None
     rows = []
     for delta in deltas.each:
-        row = _row(delta, count)
+        row = _row(delta, count, common)
         if row is None:
             return None
         rows.append(row)
-    return tuple(rows)
-
-
-def load(delta: LazyDelta, out: Tensor) -> bool:
-    """Out = the delta, computed."""
-    row = _row(delta, out.numel()) if _take(out) else None
-    if row is None:
-        return False
-    compiled.load((row,), out.numel(), out.data_ptr())
-    return True
-
-
-def squares(deltas: LazyDeltas) -> list[float] | None:
-    """Return the sum of squares of each delta; None where not done."""
-    import torch
-
-    if compiled is None or deltas.dtype is not torch.float32:
+    given = tuple(tuple(part) if isinstance(part, list) else part for part in formula)
+    address = 0 if out is None else out.data_ptr()
+    found = compiled.combine(tuple(rows), count, given, shared, address, code, adds, squares)
+    if found is None:
         return None
-    rows = [(_row(each, each.stored.numel()), each.stored.numel()) for each in deltas.each]
-    if any(row is None for row, _ in rows):
-        return None
-    return [compiled.squares((row,), count) for row, count in rows]
-
-
-def weighted_sum(deltas: LazyDeltas, weights: Sequence[float], out: Tensor) -> bool:
-    """Out = sum_i w_i d_i, added in order."""
-    rows = _rows(deltas, out)
-    if rows is None:
-        return False
-    compiled.weighted_sum(rows, out.numel(), tuple(weights), out.data_ptr())
-    return True
-
-
-def elect_sign(deltas: LazyDeltas, weights: Sequence[float], out: Tensor) -> bool:
-    """Out = sign of sum_i w_i d_i."""
-    rows = _rows(deltas, out)
-    if rows is None:
-        return False
-    compiled.elect_sign(rows, out.numel(), tuple(weights), out.data_ptr())
-    return True
-
-
-def disjoint(
-    deltas: LazyDeltas,
-    elected: Tensor,
-    weights: Sequence[float],
-    divisors: Sequence[float] | None,
-    out: Tensor,
-) -> bool:
-    """Out = sum of w_i d_i over those of the elected sign, divided by the sum of their divisors."""
-    rows = _rows(deltas, out, elected)
-    if rows is None:
-        return False
-    shares = None if divisors is None else tuple(divisors)
-    compiled.disjoint(rows, out.numel(), elected.data_ptr(), tuple(weights), shares, out.data_ptr())
-    return True
+    finite, changed, sums, left = found
+    if any(left):
+        raise ValueError("bits and values of a sparse delta are not equally many")
+    return Found(finite, changed, sums)
 
 
 def draw(words: np.ndarray, whole: int, kept: np.ndarray) -> np.ndarray | None:
@@ -167,32 +182,23 @@ def draw(words: np.ndarray, whole: int, kept: np.ndarray) -> np.ndarray | None:
     return places[:count]
 
 
-def add_and_round(base: Tensor, merged: Tensor, out: Tensor) -> bool | None:
-    """Out = base + merged in out's dtype; return whether all is finite, None where not done."""
-    code, base_code = _CODES.get(str(out.dtype)), _CODES.get(str(base.dtype))
-    if code is None or base_code is None or not (_plain(out) and _plain(base) and _take(merged)):
-        return None
-    if not base.numel() == merged.numel() == out.numel():
-        return None
-    finite: bool = compiled.add_and_round(
-        base.data_ptr(), base_code, merged.data_ptr(), out.numel(), code, out.data_ptr()
-    )
-    return finite
-
-
 def bracket(
     delta: LazyDelta, low: int, high: int, values: np.ndarray, places: np.ndarray
 ) -> tuple[int, int] | None:
     """Count bit patterns of magnitudes above `high`, write those in low..high and their places.
 
-    values, places int32, at least as long as the delta. Returns both counts, None where not done.
+    values, places int32, longer than the delta. Returns both counts, None where not done.
     """
     count = delta.numel()
-    row = _row(delta, count) if compiled is not None else None
-    if row is None or min(len(values), len(places)) < count or high >= 1 << 31:
+    if compiled is None or min(len(values), len(places)) <= count or high >= 1 << 31:
         return None
-    counts: tuple[int, int] = compiled.bracket(
-        (row,), count, low, high, values.ctypes.data, places.ctypes.data
+    base = delta.base
+    shared = None if base is None else _entries(base, count)
+    row = None if base is not None and shared is None else _row(delta, count, base)
+    if row is None:
+        return None
+    counts: tuple[int, int] | None = compiled.bracket(
+        (row,), count, shared, low, high, values.ctypes.data, places.ctypes.data
     )
     return counts
 
@@ -202,10 +208,12 @@ def scatter(values: Tensor, bits: np.ndarray, skip: int, base: Tensor | None, ou
 
     Raises ValueError when the bits set are not as many as the values.
     """
-    code = _CODES.get(str(values.dtype))
-    if code is None or not _plain(values) or not _take(*([out] if base is None else [out, base])):
+    code = _codes().get(values.dtype)
+    if code is None or not _plain(values) or not _take(out):
         return False
-    if 8 * len(bits) < skip + out.numel() or (base is not None and base.numel() != out.numel()):
+    if base is not None and (not _take(base) or base.numel() != out.numel()):
+        return False
+    if 8 * len(bits) < skip + out.numel():
         return False
     at = 0 if base is None else base.data_ptr()
     given = (values.data_ptr(), values.numel(), code, bits.ctypes.data, skip, out.numel())

@@ -1,8 +1,9 @@
 """Deltas that are not computed until a formula asks for them.
 
-A block of k experts lies in memory as it is stored, mostly in 16 bits. The kernels take the
-difference to the base, trim and drop while they add up, a thousand entries at a time, so that no
-float32 copy of the stack is written and read again. Torch computes the copy and goes on from it.
+A block of k experts lies in files or in memory as it is stored, mostly in 16 bits. The kernels read
+it, take the difference to the base, trim and drop while they add up, a few entries at a time, so
+that no float32 copy of the stack is written and read again. Torch computes the copy and goes on
+from it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.formula import Formula
+from deltakit.stored import Entries, Stored, StoredSparse, in_memory
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +35,12 @@ class LazyDelta:
     >>> out
     tensor([0.5000, 1.0000])
 
-    stored, base (n,) any float dtype; without a base `stored` is the delta itself. Computed in
-    float32, or float64 where the base is.
+    stored, base (n,) any float dtype, in memory or not; without a base `stored` is the delta
+    itself. Computed in float32, or float64 where the base is.
     """
 
-    stored: Tensor
-    base: Tensor | None = None
+    stored: Entries
+    base: Entries | None = None
     threshold: float | None = None  # magnitudes up to it become 0, ...
     ties: int = 0  # ... but for those level with it among the first so many
     kept: Tensor | None = None  # bool (n,): the others are multiplied by 0
@@ -57,17 +60,20 @@ class LazyDelta:
     @cached_property
     def tensor(self) -> Tensor:
         """The delta itself, flat; not to be modified."""
-        out = self.stored.new_empty(self.stored.shape, dtype=self.dtype)
+        import torch
+
+        out = torch.empty(self.numel(), dtype=self.dtype)
         self.into(out)
         return out
 
     def into(self, out: Tensor) -> None:
         """Write the delta to flat `out`, of its dtype."""
-        if kernels.load(self, out):
+        if kernels.combine(LazyDeltas([self], (self.numel(),), out.dtype), Formula((1.0,)), out):
             return
-        out.copy_(self.stored)
+        out.copy_(in_memory(self.stored))
         if self.base is not None:
-            out.sub_(self.base if self.base.dtype == out.dtype else self.base.to(out.dtype))
+            base = in_memory(self.base)
+            out.sub_(base if base.dtype == out.dtype else base.to(out.dtype))
         if self.threshold is not None:
             _shrink(out, self.threshold, self.ties)
         if self.kept is not None:
@@ -92,8 +98,10 @@ class LazyDeltas:
         self.each, self.shape, self.dtype = tuple(each), tuple(shape), dtype
 
     @classmethod
-    def of(cls, deltas: Tensor) -> LazyDeltas:
-        """Return deltas that are computed already, (k, *shape), in this form."""
+    def of(cls, deltas: Tensor | LazyDeltas) -> LazyDeltas:
+        """Return deltas that may be computed already, (k, *shape), in this form."""
+        if isinstance(deltas, LazyDeltas):
+            return deltas
         each = [LazyDelta(delta.reshape(-1)) for delta in deltas]
         lazy = cls(each, deltas.shape[1:], deltas.dtype)
         lazy.__dict__["tensor"] = deltas
@@ -106,15 +114,19 @@ class LazyDeltas:
         """Return a new tensor of one delta's shape."""
         import torch
 
-        return torch.empty(self.shape, dtype=self.dtype, device=self.each[0].stored.device)
+        return torch.empty(self.shape, dtype=self.dtype, device=self._device)
+
+    @property
+    def _device(self) -> torch.device | str:
+        stored = self.each[0].stored
+        return "cpu" if isinstance(stored, Stored | StoredSparse) else stored.device
 
     @cached_property
     def tensor(self) -> Tensor:
         """The deltas themselves, (k, *shape); not to be modified."""
         import torch
 
-        device = self.each[0].stored.device
-        deltas = torch.empty((len(self), *self.shape), dtype=self.dtype, device=device)
+        deltas = torch.empty((len(self), *self.shape), dtype=self.dtype, device=self._device)
         for delta, out in zip(self.each, deltas, strict=True):
             delta.into(out.view(-1))
         return deltas
@@ -123,7 +135,7 @@ class LazyDeltas:
         """Return the deltas with what each cut cuts set to 0; the slice begins at index `start`."""
         each = []
         for delta, cut in zip(self.each, cuts, strict=True):
-            ties = min(delta.stored.numel(), max(0, cut.last + 1 - start))
+            ties = min(delta.numel(), max(0, cut.last + 1 - start))
             each.append(replace(delta, threshold=cut.threshold, ties=ties))
         return LazyDeltas(each, self.shape, self.dtype)
 
@@ -135,7 +147,16 @@ class LazyDeltas:
         ]
         return LazyDeltas(each, self.shape, self.dtype)
 
+    def same_stored(self, other: LazyDeltas) -> bool:
+        """Tell whether these are the other's, perhaps trimmed or dropped."""
+        return len(self) == len(other) and all(
+            ours.stored is theirs.stored and ours.base is theirs.base
+            for ours, theirs in zip(self.each, other.each, strict=True)
+        )
+
     def squares(self) -> list[float]:
-        """Return the sum of squares of each delta."""
-        found = kernels.squares(self)
-        return found or [float(flat.dot(flat)) for flat in self.tensor.flatten(1)]
+        """Return the sum of squares of each delta, before it is trimmed or dropped."""
+        found = kernels.combine(self, Formula((1.0,) * len(self)), squares=True)
+        if found is not None:
+            return list(found.squares[:-1])
+        return [float(flat.dot(flat)) for flat in self.tensor.flatten(1)]

@@ -14,18 +14,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.formula import Formula
 from deltakit.lazy import LazyDeltas
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def _lazy(deltas: Tensor | LazyDeltas) -> LazyDeltas:
-    return deltas if isinstance(deltas, LazyDeltas) else LazyDeltas.of(deltas)
-
-
-def _computed(deltas: Tensor | LazyDeltas) -> Tensor:
-    return deltas.tensor if isinstance(deltas, LazyDeltas) else deltas
 
 
 def weighted_sum(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tensor:
@@ -39,11 +32,11 @@ def weighted_sum(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tenso
     """
     import torch
 
-    lazy = _lazy(deltas)
+    lazy = LazyDeltas.of(deltas)
     total = lazy.empty()
-    if kernels.weighted_sum(lazy, weights, total):
+    if kernels.combine(lazy, Formula(weights), total):
         return total
-    deltas = _computed(deltas)
+    deltas = lazy.tensor
     torch.mul(deltas[0], weights[0], out=total)
     term = torch.empty_like(total)  # one for all: fresh memory costs more than the product
     for delta, weight in zip(deltas[1:], weights[1:], strict=True):
@@ -51,18 +44,14 @@ def weighted_sum(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tenso
     return total
 
 
-def elect_sign(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Tensor:
+def elect_sign(deltas: Tensor, weights: Sequence[float]) -> Tensor:
     """Return the sign of the weighted sum: +1, -1, or 0 where the sum is zero."""
-    lazy = _lazy(deltas)
-    elected = lazy.empty()
-    if kernels.elect_sign(lazy, weights, elected):
-        return elected
     return weighted_sum(deltas, weights).sign_()
 
 
-def count_sign(deltas: Tensor | LazyDeltas) -> Tensor:
-    """Return the sign held by more experts: +1, -1, or 0 where they are level."""
-    return weighted_sum(_computed(deltas).sign(), [1.0] * len(deltas)).sign()
+def count_sign(deltas: Tensor, votes: Sequence[float] | None = None) -> Tensor:
+    """Return the sign held by more experts, or by more votes: +1, -1, or 0 where they are level."""
+    return weighted_sum(deltas.sign(), votes or [1.0] * len(deltas)).sign()
 
 
 def agreeing(delta: Tensor, elected: Tensor) -> Tensor:
@@ -74,21 +63,18 @@ def agreeing(delta: Tensor, elected: Tensor) -> Tensor:
     return (delta * elected).sign_().relu_()
 
 
-def disjoint_sum(deltas: Tensor | LazyDeltas, weights: Sequence[float], elected: Tensor) -> Tensor:
+def disjoint_sum(deltas: Tensor, weights: Sequence[float], elected: Tensor) -> Tensor:
     """Return sum of w_i d_i over the experts of the elected sign: (k, *shape) -> (*shape)."""
     import torch
 
-    total = torch.empty_like(elected)
-    if kernels.disjoint(_lazy(deltas), elected, weights, None, total):
-        return total
-    total.zero_()
-    for delta, weight in zip(_computed(deltas), weights, strict=True):
+    total = torch.zeros_like(elected)
+    for delta, weight in zip(deltas, weights, strict=True):
         total += agreeing(delta, elected).mul_(delta).mul_(weight)
     return total
 
 
 def disjoint_mean(
-    deltas: Tensor | LazyDeltas,
+    deltas: Tensor,
     weights: Sequence[float],
     elected: Tensor,
     divisors: Sequence[float] | None = None,
@@ -106,12 +92,9 @@ def disjoint_mean(
     import torch
 
     divisors = weights if divisors is None else divisors
-    total = torch.empty_like(elected)
-    if kernels.disjoint(_lazy(deltas), elected, weights, divisors, total):
-        return total
-    total.zero_()
+    total = torch.zeros_like(elected)
     mass = torch.zeros_like(total)
-    for delta, weight, divisor in zip(_computed(deltas), weights, divisors, strict=True):
+    for delta, weight, divisor in zip(deltas, weights, divisors, strict=True):
         agrees = agreeing(delta, elected)
         mass.add_(agrees * divisor)
         total += agrees.mul_(delta).mul_(weight)

@@ -104,7 +104,7 @@ def _between(block: Tensor | LazyDelta, low: int, high: int) -> tuple[int, np.nd
     import numpy as np
 
     lazy = block if isinstance(block, LazyDelta) else LazyDelta(block)
-    room = np.empty((2, block.numel()), dtype=np.int32)
+    room = np.empty((2, block.numel() + 1), dtype=np.int32)
     counts = kernels.bracket(lazy, low, high, *room)
     if counts is not None:
         above, inside = counts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ import torch
 from torch import Tensor
 
 from deltakit import kernels, ops
+from deltakit.combination import Combination
 from deltakit.engine.rounding import add_and_round
+from deltakit.formula import Formula
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
+from deltakit.stored import Stored, StoredSparse
 from deltakit.tensors.codec import scatter
 from deltakit.trim import find_cut
 from tests.kernels import without_kernels
@@ -51,11 +56,17 @@ def test_sums_signs_and_disjoint_means_are_torchs(rows: int, count: int) -> None
     deltas = odd_rows(rows, count)
     weights = [0.3 + 0.7 * row for row in range(rows)]
     both(lambda: ops.weighted_sum(deltas, weights))
-    both(lambda: ops.elect_sign(deltas, weights))
-    elected = ops.elect_sign(deltas, weights)
-    both(lambda: ops.disjoint_sum(deltas, weights, elected))
-    both(lambda: ops.disjoint_mean(deltas, weights, elected))
-    both(lambda: ops.disjoint_mean(deltas, weights, elected, [1.0] * rows))
+    lazy, ones = LazyDeltas.of(deltas), [1.0] * rows
+    for formula in formulas(weights, ones):
+        both(lambda formula=formula: Combination(lazy, formula).tensor)  # type: ignore[misc]
+    both(lambda: Combination.sum(lazy, weights).over(0.7).times(0.3).times(1.7).tensor)
+
+
+def formulas(weights: list[float], ones: list[float]) -> list[Formula]:
+    """Return every kind of formula."""
+    votes = [Formula(weights, votes=weights, divisors=each) for each in (None, weights, ones)]
+    chain = Formula(weights, carries=[1.0 - weight for weight in weights])
+    return [*votes, Formula(weights, votes=ones, by_count=True), chain]
 
 
 def computed(delta: LazyDelta) -> Callable[[], Tensor]:
@@ -110,13 +121,10 @@ def test_formulas_take_lazy_deltas_as_computed_ones(stored: torch.dtype) -> None
         (1 << 16,),
         torch.float32,
     )
-    for formula in (ops.weighted_sum, ops.elect_sign):
-        both(lambda formula=formula: formula(lazy, (0.3, 0.7)))  # type: ignore[misc]
-        assert torch.equal(
-            formula(lazy, (1, 2)).nan_to_num(), formula(lazy.tensor, (1, 2)).nan_to_num()
-        )
-    elected = ops.elect_sign(lazy, (1.0, 1.0))
-    both(lambda: ops.disjoint_mean(lazy, (1.0, 2.0), elected))
+    for formula in (Combination.sum, Combination.elected):
+        both(lambda formula=formula: formula(lazy, (0.3, 0.7)).tensor)  # type: ignore[misc]
+        computed = formula(lazy.tensor, (1, 2)).tensor
+        assert torch.equal(formula(lazy, (1, 2)).tensor.nan_to_num(), computed.nan_to_num())
 
 
 @needs_kernels
@@ -143,8 +151,8 @@ def test_the_one_rounding_is_torchs(stored: torch.dtype, base_dtype: torch.dtype
 
         def rounded(merged: Tensor = merged) -> Tensor:
             out = torch.empty(len(near), dtype=stored)
-            add_and_round(LazyDelta(base), merged, out)
-            return out
+            found = add_and_round(LazyDelta(base), merged, LazyDeltas.of(merged[None]), out)
+            return torch.cat([out, torch.tensor([found.finite], dtype=stored)])
 
         both(rounded)
 
@@ -154,10 +162,83 @@ def test_the_one_rounding_is_torchs(stored: torch.dtype, base_dtype: torch.dtype
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_value_that_is_not_finite_is_told(bad: float, stored: torch.dtype) -> None:
     base, merged = LazyDelta(torch.zeros(5000)), torch.zeros(5000)
-    out = torch.empty(5000, dtype=stored)
-    assert add_and_round(base, merged, out)
+    out, deltas = torch.empty(5000, dtype=stored), LazyDeltas.of(torch.zeros(1, 5000))
+    assert add_and_round(base, merged, deltas, out).finite
     merged[4321] = bad
-    assert not add_and_round(base, merged, out)
+    assert not add_and_round(base, merged, deltas, out).finite
+
+
+@needs_kernels
+@pytest.mark.parametrize("stored", STORED, ids=str)
+@pytest.mark.parametrize("base_dtype", STORED, ids=str)
+def test_one_changed_entry_is_told(stored: torch.dtype, base_dtype: torch.dtype) -> None:
+    base, merged = LazyDelta(torch.ones(5000, dtype=base_dtype)), torch.zeros(5000)
+    out, deltas = torch.empty(5000, dtype=stored), LazyDeltas.of(torch.zeros(1, 5000))
+    assert not add_and_round(base, merged, deltas, out).changed
+    merged[4999] = 1.0
+    assert add_and_round(base, merged, deltas, out).changed
+
+
+def in_file(tensor: Tensor, path: Path) -> Stored:
+    """Return a tensor's entries as they lie in a new file, 6 bytes from its beginning."""
+    path.write_bytes(b"before" + tensor.view(torch.uint8).numpy().tobytes())
+    raw = torch.empty(tensor.nbytes, dtype=torch.uint8)
+    fd = os.open(path, os.O_RDONLY)
+
+    def read() -> Tensor:
+        os.preadv(fd, [memoryview(raw.numpy())], 6)
+        return raw.view(tensor.dtype)
+
+    return Stored(tensor.dtype, tensor.numel(), raw, read, (fd, 6))
+
+
+@needs_kernels
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_a_file_is_read_stretch_by_stretch(stored: torch.dtype, tmp_path: Path) -> None:
+    numel = (1 << 17) * 2 + 77  # two stretches and a rest
+    tensors = [row.to(stored) for row in odd_rows(3, numel)]
+    base, *tuned = (in_file(t, tmp_path / f"{i}") for i, t in enumerate(tensors))
+    kept = torch.rand(numel, generator=torch.Generator().manual_seed(1)) < 0.5
+    lazy = LazyDeltas(
+        [LazyDelta(tuned[0], base, 0.5, ties=140_000), LazyDelta(tuned[1], base, kept=kept)],
+        (numel,),
+        torch.float32,
+    )
+    out = torch.empty(numel, dtype=stored)
+
+    def merged() -> Tensor:
+        add_and_round(LazyDelta(base), Combination.elected(lazy, (1.0, 2.0)), lazy, out)
+        return out.clone()
+
+    both(merged)
+
+
+@needs_kernels
+def test_a_file_that_became_shorter_is_left_to_torch(tmp_path: Path) -> None:
+    base = in_file(torch.ones(1000), tmp_path / "base")
+    (tmp_path / "base").write_bytes(b"before")
+    out, one = torch.empty(1000), Formula((1.0,))
+    assert not kernels.combine(LazyDeltas([LazyDelta(base)], (1000,), out.dtype), one, out)
+    values = np.empty(1001, np.int32)
+    assert kernels.bracket(LazyDelta(base), 0, 9, values, values.copy()) is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("stored", STORED, ids=str)
+@pytest.mark.parametrize("skip", [0, 3])
+def test_values_that_stand_by_bits_are_spread(skip: int, stored: torch.dtype) -> None:
+    numel = (1 << 17) + 500
+    kept = np.random.default_rng(0).random(numel) < 0.1
+    bits = np.packbits(np.concatenate([np.ones(skip, bool), kept]), bitorder="little")
+    values = odd_rows(1, int(kept.sum()))[0].to(stored)
+    sparse = StoredSparse(values, bits, skip, numel)
+    both(computed(LazyDelta(sparse)))
+    both(computed(LazyDelta(sparse, torch.full((numel,), 0.5))))
+    few = StoredSparse(values[:-1], bits, skip, numel)
+    with pytest.raises(ValueError, match="not equally many"):
+        computed(LazyDelta(few))()
+    with without_kernels(), pytest.raises(ValueError, match="stand for"):
+        computed(LazyDelta(few))()
 
 
 @needs_kernels
@@ -206,10 +287,9 @@ def test_a_cut_by_a_sample_is_the_cut_without(density: float, values: str) -> No
 def test_tensors_of_other_kinds_are_left_to_torch() -> None:
     deltas = torch.randn(2, 8)
     out = torch.empty(8)
-    ones = (1.0, 1.0)
 
     def takes(deltas: Tensor, out: Tensor = out) -> bool:
-        return kernels.weighted_sum(LazyDeltas.of(deltas), ones, out)
+        return kernels.combine(LazyDeltas.of(deltas), Formula((1.0, 1.0)), out) is not None
 
     assert takes(deltas)
     assert not takes(deltas.double())
@@ -220,9 +300,10 @@ def test_tensors_of_other_kinds_are_left_to_torch() -> None:
     assert not takes(torch.empty(300, 8))
     assert not takes(deltas.to("meta"), out.to("meta"))
     assert not takes(deltas.to(torch.float8_e4m3fn))
-    assert not kernels.load(LazyDelta(deltas[0], kept=torch.ones(7, dtype=torch.bool)), out)
+    short = LazyDelta(deltas[0], kept=torch.ones(7, dtype=torch.bool))
+    assert not kernels.combine(LazyDeltas([short], (8,), torch.float32), Formula((1.0,)), out)
     with pytest.raises(ValueError, match="a weight goes with each row"):
-        kernels.weighted_sum(LazyDeltas.of(deltas), (1.0,), out)
+        kernels.combine(LazyDeltas.of(deltas), Formula((1.0,)), out)
 
 
 @needs_kernels

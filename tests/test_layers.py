@@ -10,10 +10,11 @@ ROOT = Path(__file__).parent.parent
 
 # From the top down. A row with several names is several rooms on one floor, open to each other.
 ROOMS = [
-    ["errors", "kernels"],
-    ["lazy", "sizes"],
+    ["errors", "formula", "stored"],
+    ["kernels", "sizes"],
+    ["lazy"],
     ["ops"],
-    ["rng", "trim"],
+    ["combination", "rng", "trim"],
     ["tensors"],
     ["provenance", "delta_source"],
     ["delta", "importance", "mask"],

@@ -107,7 +107,7 @@ class StackReader:
             return self._wholes[name]
 
     def _base_block(self, name: str, start: int, stop: int, buffers: Buffers) -> LazyDelta:
-        return LazyDelta(self._plan.base.block(name, start, stop, buffers.base))
+        return LazyDelta(self._plan.base.stored(name, start, stop, buffers.base))
 
     def _look(self, name: str, expert: int, start: int, stop: int) -> LazyDelta:
         """Return entries of one expert's delta, in a buffer of this thread that is used again."""

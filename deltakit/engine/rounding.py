@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deltakit import kernels
+from deltakit.combination import Combination
 from deltakit.errors import NonFinite
-from deltakit.lazy import LazyDelta
+from deltakit.kernels import Found
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.recipe import Recipe
+from deltakit.stored import in_memory
 from deltakit.strategies import Stack
 
 if TYPE_CHECKING:
@@ -19,25 +22,42 @@ if TYPE_CHECKING:
 _OVERFLOWS = {"torch.float8_e4m3fn": 464.0, "torch.float8_e5m2": 61440.0}
 
 
-def add_and_round(stored: LazyDelta, merged: Tensor, out: Tensor) -> bool:
-    """Write the base + merged, flat float32 or float64, to `out`, rounded once to its dtype.
-
-    Returns whether all of it is finite.
+def add_and_round(
+    base: LazyDelta, merged: Tensor | Combination, deltas: LazyDeltas, out: Tensor
+) -> Found:
+    """Write the base + what is merged of `deltas`, flat, to `out`, rounded once to its dtype.
 
     Where the merged delta is zero the base's own value stays, its sign of zero included
     (-0.0 + 0.0 would be +0.0).
     """
-    finite = kernels.add_and_round(stored.stored, merged, out)
-    if finite is not None:
-        return finite
-    base = stored.tensor
-    total = base + merged
-    if _has_negative_zero(base):
-        total = total.where(merged != 0, base)
+    if not isinstance(merged, Combination):
+        merged = Combination.sum(merged[None], [1.0])
+    found = merged.add_to(base.stored, out)
+    if found is None:
+        return _add_and_round(base, merged.tensor, deltas, out)
+    if merged.deltas.same_stored(deltas):
+        return found
+    return replace(found, squares=(*deltas.squares(), found.squares[-1]))
+
+
+def _add_and_round(base: LazyDelta, merged: Tensor, deltas: LazyDeltas, out: Tensor) -> Found:
+    import torch
+
+    wide = base.tensor
+    total = wide + merged
+    if _has_negative_zero(wide):
+        total = total.where(merged != 0, wide)
     cast(total, out)
+    before = in_memory(base.stored)
+    changed = (
+        not out.view(torch.uint8).equal(before.view(torch.uint8))
+        if before.dtype == out.dtype
+        else bool(merged.any())
+    )
     # A finite sum has finite terms; the slower look is for the rest, and for sums that overflow.
     total.copy_(out)
-    return math.isfinite(float(total.sum())) or bool(total.isfinite().all())
+    finite = math.isfinite(float(total.sum())) or bool(total.isfinite().all())
+    return Found(finite, changed, (*deltas.squares(), float(merged.dot(merged))))
 
 
 def _has_negative_zero(flat: Tensor) -> bool:
@@ -75,9 +95,9 @@ def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: R
     )
 
 
-def refuse_nonfinite(result: Tensor, stack: Stack, merged: Tensor, recipe: Recipe) -> None:
+def refuse_nonfinite(result: Tensor, stack: Stack, recipe: Recipe) -> None:
     """Raise NonFinite for a result that holds NaN or infinity, saying where it came from."""
-    wide = result.to(merged.dtype)
+    wide = result.to(stack.lazy.dtype)
     entry = stack.start + int((~wide.isfinite()).nonzero()[0])
     where = f"{stack.name!r}, flat index {entry}"
     for delta, task in zip(stack.deltas, stack.tasks, strict=True):

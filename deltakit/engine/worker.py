@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from deltakit.combination import Combination
 from deltakit.engine.blocks import Buffers, StackReader, room_bytes
 from deltakit.engine.fold import Fold
 from deltakit.engine.output import Output
@@ -69,25 +70,19 @@ class Worker:
     def _merge(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
         stack = self._reader.read(unit.name, unit.start, unit.stop, buffers)
         effective = self._plan.of(unit.name)
-        merged = (self._fold or effective.method).merge(stack)  # (n,)
-        if effective.scale != 1.0:
+        merged = self._fold.merge(stack) if self._fold else effective.method.merged(stack)  # (n,)
+        if isinstance(merged, Combination):
+            merged = merged.times(effective.scale)
+        elif effective.scale != 1.0:
             merged = merged * effective.scale
-        info = self._plan.output_info(unit.name)
+        result = out.view(torch_dtype(self._plan.output_info(unit.name).dtype))
         base = stack.stored_base
         assert isinstance(base, LazyDelta)
-        result = out.view(torch_dtype(info.dtype))
-        finite = add_and_round(base, merged, result)
-        if not finite and not self._allow_nonfinite:
-            refuse_nonfinite(result, stack, merged, self._plan.recipe)
-        changed = self._changed(unit, out, merged, buffers)
-        self._tally.add(unit.name, stack.lazy.squares(), float(merged.dot(merged)), changed)
-
-    def _changed(self, unit: Unit, out: Tensor, merged: Tensor, buffers: Buffers) -> bool:
-        """Tell whether a block differs from the base's, whose bytes are still in the buffer."""
-        same_dtype = self._plan.output_info(unit.name) == self._plan.base.infos[unit.name]
-        if same_dtype:
-            return not out.equal(buffers.base[: len(out)])
-        return bool(merged.any())
+        found = add_and_round(base, merged, stack.lazy, result)
+        if not found.finite and not self._allow_nonfinite:
+            refuse_nonfinite(result, stack, self._plan.recipe)
+        *squares, square = found.squares
+        self._tally.add(unit.name, squares, square, found.changed)
 
     def _copy(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
         info = self._plan.base.infos[unit.name]

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Unit
 from deltakit.strategies._stack import Stack, Whole
-from deltakit.strategies._strategy import Scores, Strategy
+from deltakit.strategies._strategy import Combining, Scores, Strategy
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 
@@ -119,7 +120,15 @@ class Method:
 
     def merge(self, stack: Stack) -> Tensor:
         """Return the merged delta: (k, *shape) -> (*shape)."""
-        return self._scaled(self.strategy.merge(self._seen(stack)), stack)
+        found = self.merged(stack)
+        return found.tensor if isinstance(found, Combination) else found
+
+    def merged(self, stack: Stack) -> Tensor | Combination:
+        """Return what `merge` does, not computed yet where the strategy ends in a combination."""
+        seen = self._seen(stack)
+        if isinstance(self.strategy, Combining):
+            return self.strategy.combination(seen).times(self._at(stack))
+        return self._scaled(self.strategy.merge(seen), stack)
 
     def _streaming(self) -> Streaming:
         if not isinstance(self.strategy, Streaming):
@@ -139,7 +148,11 @@ class Method:
         return stack
 
     def _scaled(self, merged: Tensor, stack: Stack) -> Tensor:
-        if self.lines is not None:
-            a, b = self.lines
-            merged = merged * (a + b * stack.depth)
-        return merged
+        return merged if self.lines is None else merged * self._at(stack)
+
+    def _at(self, stack: Stack) -> float:
+        """Return what the merged delta is multiplied by at the parameter's depth."""
+        if self.lines is None:
+            return 1.0
+        a, b = self.lines
+        return a + b * stack.depth

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from deltakit.lazy import LazyDeltas
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
-
-if TYPE_CHECKING:
-    pass
 
 Rescale = Literal["none", "inverse", "l1"]
 

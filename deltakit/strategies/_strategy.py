@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._settings import Settings
 from deltakit.strategies._stack import Stack, Whole
@@ -81,6 +82,20 @@ class Strategy(Settings, ABC):
     @abstractmethod
     def merge(self, stack: Stack) -> Tensor:
         """Return the merged delta: (k, *shape) -> (*shape)."""
+
+
+class Combining(Strategy):
+    """A strategy that ends in a sum of deltas, or a sum after a vote: `combination` is the formula.
+
+    What it returns is not computed before the engine adds it to the base, in the same pass.
+    """
+
+    @abstractmethod
+    def combination(self, stack: Stack) -> Combination:
+        """Return the merged delta, not computed yet: k deltas -> 1."""
+
+    def merge(self, stack: Stack) -> Tensor:
+        return self.combination(stack).tensor
 
 
 def check_positive_weights(strategy: str, weights: Sequence[float]) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from deltakit import ops
+from deltakit.combination import Combination
 from deltakit.lazy import LazyDelta, LazyDeltas
-from deltakit.strategies._elect import elected_mean
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._strategy import Combining, Strategy
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Streaming(Strategy):
         return self.result(self.add({}, stack), stack.weights)
 
 
-class Sums(Streaming):
+class Sums(Combining, Streaming):
     """Adds up deltas, each thinned by itself."""
 
     @abstractmethod
@@ -76,8 +76,11 @@ class Sums(Streaming):
     def result(self, running: Running, weights: Sequence[float]) -> Tensor:
         return running["sum"]
 
+    def combination(self, stack: Stack) -> Combination:
+        return Combination.sum(self.thinned(stack), stack.weights)
 
-class Elects(Streaming):
+
+class Elects(Combining, Streaming):
     """Elects a sign for each entry of deltas thinned by themselves, and averages those that agree.
 
     Which sign wins may change with every task, so both sides are kept.
@@ -98,8 +101,8 @@ class Elects(Streaming):
     def result(self, running: Running, weights: Sequence[float]) -> Tensor:
         return winning_mean(running, running["votes"].sign())
 
-    def merge(self, stack: Stack) -> Tensor:
-        return elected_mean(self.thinned(stack), stack.weights)
+    def combination(self, stack: Stack) -> Combination:
+        return Combination.elected(self.thinned(stack), stack.weights)
 
 
 class Shares(Streaming):
@@ -125,7 +128,7 @@ class Shares(Streaming):
 
 def joined(before: Tensor | None, deltas: Tensor | LazyDeltas) -> LazyDeltas:
     """Return deltas with a running tensor before them, as it would be one more: (1 + k, *shape)."""
-    lazy = deltas if isinstance(deltas, LazyDeltas) else LazyDeltas.of(deltas)
+    lazy = LazyDeltas.of(deltas)
     if before is None:
         return lazy
     return LazyDeltas([LazyDelta(before.reshape(-1)), *lazy.each], lazy.shape, lazy.dtype)
@@ -163,7 +166,7 @@ def sides(
     ) -> Tensor:
         found = before.get(part)
         first = () if found is None else (1.0,)
-        return ops.disjoint_sum(joined(found, deltas), (*first, *weights), sign)
+        return ops.disjoint_sum(joined(found, deltas).tensor, (*first, *weights), sign)
 
     found = {
         "plus": agreeing("plus", lazy, weights, ones),
@@ -192,7 +195,17 @@ def added_to_mean(
     before: Tensor | None, deltas: Tensor | LazyDeltas, weights: Sequence[float]
 ) -> Tensor:
     """Return sum w_i d_i as `mean_of` divides it."""
-    return added(before, deltas, [weight * _MEAN_UNIT for weight in weights])
+    return added(before, deltas, _mean_weights(weights))
+
+
+def mean(deltas: Tensor | LazyDeltas, weights: Sequence[float]) -> Combination:
+    """Return what `mean_of` makes of the sum, not computed yet."""
+    total = Combination.sum(deltas, _mean_weights(weights))
+    return total.over(math.fsum(weights) * _MEAN_UNIT)
+
+
+def _mean_weights(weights: Sequence[float]) -> list[float]:
+    return [weight * _MEAN_UNIT for weight in weights]
 
 
 def mean_of(total: Tensor, weights: Sequence[float]) -> Tensor:

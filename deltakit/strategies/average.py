@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._streaming import Running, Streaming, added_to_mean, mean_of
+from deltakit.strategies._strategy import Combining
+from deltakit.strategies._streaming import Running, Streaming, added_to_mean, mean, mean_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Average(Streaming):
+class Average(Combining, Streaming):
     """Average the models: sum w_i t_i / sum w_i.
 
     Weights that sum to one make this the same on models and on their deltas to a base, which is
@@ -45,3 +47,6 @@ class Average(Streaming):
 
     def result(self, running: Running, weights: Sequence[float]) -> Tensor:
         return mean_of(running["sum"], weights)
+
+    def combination(self, stack: Stack) -> Combination:
+        return mean(stack.lazy, stack.weights)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._elect import elected_mean
+from deltakit.combination import Combination
 from deltakit.strategies._matrix import matrices, plain_mean, rank, svd
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Stack
@@ -61,5 +61,5 @@ class CoreSpace(Strategy):
             return stack.deltas[0] * 0
         u, vh = u[:, :r], vh[: rank(s, above.shape)]
         cores = Stack(u.T @ found @ vh.T)  # (T, r, r')
-        merged = elected_mean(cores.trimmed(self.density), stack.weights)
+        merged = Combination.elected(cores.trimmed(self.density), stack.weights).tensor
         return (u @ merged @ vh).reshape(stack.deltas.shape[1:])

@@ -72,5 +72,7 @@ class ImportanceWeighted(Streaming):
         if self.by == "share":
             return super().merge(stack)
         scores = element_scores(stack)
-        scores = ((scores - scores.amax(dim=0)) / self.temp).exp_()
+        # In float64, where every temperature is above 0.
+        raised = ((scores - scores.amax(dim=0)).double() / self.temp).exp_()
+        scores = raised.to(scores.dtype)
         return ops.shared_mean(stack.deltas, [1.0] * len(scores), scores)

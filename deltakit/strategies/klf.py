@@ -18,13 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from deltakit import ops
+from deltakit.combination import Combination
 from deltakit.errors import BadValue, NamesDiffer, some
-from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies._settings import Positive, Share
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Scores
-from deltakit.strategies._streaming import Running, Streaming
+from deltakit.strategies._strategy import Combining, Scores
+from deltakit.strategies._streaming import Running, Streaming, joined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Klf(Streaming):
+class Klf(Combining, Streaming):
     """Fuse task after task, each skill unit by how important it is to the old and to the new.
 
     fusion: "static" shares a unit important to both (gamma stays with the old), keeps the owner's
@@ -145,24 +144,17 @@ class Klf(Streaming):
         deltas = stack.lazy
         shares = stack.fact[-len(deltas) :]
         merged = before.get("sum")
-        if merged is None and len(deltas) == 1:
-            return {"sum": ops.weighted_sum(deltas, shares)}
-        rows = [*deltas.each] if merged is None else [LazyDelta(merged.reshape(-1)), *deltas.each]
-        so_far = rows[0]
-        for row, share in zip(rows[1:], shares[-len(rows) + 1 :], strict=True):
-            both = LazyDeltas([so_far, row], deltas.shape, deltas.dtype)
-            merged = ops.weighted_sum(both, (1.0 - share, share))
-            so_far = LazyDelta(merged.reshape(-1))
-        assert merged is not None
-        return {"sum": merged}
+        if merged is not None:
+            shares = [1.0, *shares]
+        return {"sum": Combination.chain(joined(merged, deltas), shares).tensor}
 
     def result(self, running: Running, weights: Sequence[float]) -> Tensor:
         return running["sum"]
 
-    def merge(self, stack: Stack) -> Tensor:
+    def combination(self, stack: Stack) -> Combination:
         if self.order == "joint":
-            return ops.weighted_sum(stack.lazy, stack.fact)
-        return super().merge(stack)
+            return Combination.sum(stack.lazy, stack.fact)
+        return Combination.chain(stack.lazy, stack.fact)
 
 
 def normalise(scores: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._elect import elected_mean
+from deltakit.combination import Combination
 from deltakit.strategies._matrix import matrices, plain_mean, rank, svd
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Stack
@@ -59,5 +59,5 @@ class Knots(Strategy):
         if not r:
             return stack.deltas[0] * 0
         parts = Stack(torch.stack(vh[:r].chunk(len(found), dim=1)))  # (T, r, n)
-        merged = elected_mean(parts.trimmed(self.density), stack.weights)
+        merged = Combination.elected(parts.trimmed(self.density), stack.weights).tensor
         return ((u[:, :r] * s[:r]) @ merged).reshape(stack.deltas.shape[1:])

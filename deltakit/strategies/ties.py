@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
+from deltakit.combination import Combination
+from deltakit.formula import Formula
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack, Whole
-from deltakit.strategies._strategy import check_positive_weights
+from deltakit.strategies._strategy import Combining, check_positive_weights
 from deltakit.strategies._streaming import (
     Running,
     Streaming,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ties(Streaming):
+class Ties(Combining, Streaming):
     """Trim each delta, elect one sign per entry, average the deltas that agree with it.
 
     density: fraction of each delta kept, the largest magnitudes, of every tensor on its own or of
@@ -71,15 +72,13 @@ class Ties(Streaming):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("ties", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
+    def combination(self, stack: Stack) -> Combination:
         deltas = stack.lazy_trimmed(self.density, self.scope)  # (k, *shape)
-        if self.elect == "mass":
-            elected = ops.elect_sign(deltas, stack.weights)  # (*shape)
-        else:
-            elected = ops.count_sign(deltas)
-        if self.combine == "sum":
-            return ops.disjoint_sum(deltas, stack.weights, elected)
-        return ops.disjoint_mean(deltas, stack.weights, elected, self.divisors(stack.weights))
+        count = self.elect == "count"
+        votes = [1.0] * len(deltas) if count else stack.weights
+        divisors = self.divisors(stack.weights)
+        formula = Formula(stack.weights, votes=votes, divisors=divisors, by_count=count)
+        return Combination(deltas, formula)
 
     def divisors(self, weights: Sequence[float]) -> Sequence[float] | None:
         """Return what each agreeing expert adds to the divisor; None for a sum."""

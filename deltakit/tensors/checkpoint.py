@@ -111,6 +111,9 @@ class Checkpoint(TensorSource):
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         self._home[name].read(name, start, buffer)
 
+    def place(self, name: str, start: int) -> tuple[int, int] | None:
+        return self._home[name].place(name, start)
+
     @property
     def files(self) -> list[SafetensorsFile]:
         return self.shards

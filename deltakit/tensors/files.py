@@ -54,6 +54,10 @@ class Files:
                 raise InputChanged("the file became shorter while it was read", where=where or None)
             done += count
 
+    def descriptor(self, fd: int) -> int | None:
+        """Return the operating system's descriptor, None where only `read` can read the file."""
+        return fd if type(self).read is Files.read else None
+
     def close(self, fd: int) -> None:
         os.close(fd)
 

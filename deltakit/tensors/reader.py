@@ -76,12 +76,24 @@ class SafetensorsFile:
 
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its byte `start`."""
-        if not self._close.alive:  # its descriptor may be another file's by now
-            raise ValueError(f"{self.path} is closed")
+        self._check_open()
         nbytes = self.header.infos[name].nbytes
         if start < 0 or start + len(buffer) > nbytes:
             raise IndexError(f"bytes {start}..{start + len(buffer)} of {name!r}, it has {nbytes}")
         self._files.read(self._fd, buffer, self.header.offsets[name] + start, str(self.path))
+
+    def place(self, name: str, start: int) -> tuple[int, int] | None:
+        """Return a descriptor, and where in the file byte `start` of a tensor lies.
+
+        None for files that only `read` can read.
+        """
+        self._check_open()
+        fd = self._files.descriptor(self._fd)
+        return None if fd is None else (fd, self.header.offsets[name] + start)
+
+    def _check_open(self) -> None:
+        if not self._close.alive:  # its descriptor may be another file's by now
+            raise ValueError(f"{self.path} is closed")
 
     def prefix(self) -> bytes:
         """Return the file's first bytes, length and header, verbatim."""

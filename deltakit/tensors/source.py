@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadFile, UnknownName, nearest
+from deltakit.stored import Stored
 from deltakit.tensors.digest import tensor_digest, whole_fingerprint
 from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
 from deltakit.tensors.header import TensorInfo
@@ -87,6 +89,30 @@ class TensorSource(Mapping[str, "Tensor"]):
         part = raw[: (stop - start) * dtype.itemsize]
         self.read(name, start * dtype.itemsize, memoryview(part.numpy()))
         return part.view(dtype)
+
+    def stored(self, name: str, start: int, stop: int, raw: Tensor) -> Stored:
+        """Return elements start..stop of the flattened tensor, not read before they are asked for.
+
+        They are read into `raw` (uint8), which is in use for as long as what is returned.
+        """
+        try:
+            dtype = torch_dtype(self.infos[name].dtype)
+        except BadFile as error:
+            raise error.at(f"{self.label}, tensor {name!r}") from None
+        return Stored(
+            dtype,
+            stop - start,
+            raw,
+            partial(self.block, name, start, stop, raw),
+            self.place(name, start * dtype.itemsize),
+        )
+
+    def place(self, name: str, start: int) -> tuple[int, int] | None:
+        """Return where byte `start` of a tensor lies: a file's descriptor and an offset in it.
+
+        None where no plain file holds it.
+        """
+        return None
 
     def digest(self, name: str) -> str:
         """Return the blake3 of the tensor's bytes, in hexadecimal."""

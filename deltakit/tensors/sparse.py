@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deltakit import kernels
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
+from deltakit.stored import StoredSparse
 from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, stored, unpack
 from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
@@ -82,6 +83,13 @@ class SparseTensor:
 
             values = values - minus[torch.from_numpy(kept)]
         scatter(values, kept, out)
+
+    def stored(self, start: int, stop: int) -> StoredSparse | None:
+        """Return entries start..stop as values and bits; None for the other codecs."""
+        if self.codec != "bitmask":
+            return None
+        values = self._values(self._values_before(start), self._values_before(stop))
+        return StoredSparse(values, *self._bits(start, stop), stop - start)
 
     def kept(self, start: int, stop: int) -> np.ndarray:
         """Return which entries start..stop hold a value: bool (stop - start,)."""

@@ -1,0 +1,133 @@
+/* One expert's delta of a slice: stored - base, then trimmed, then dropped. */
+
+#ifndef DELTAKIT_DELTA_H
+#define DELTAKIT_DELTA_H
+
+#include "floats.h"
+
+#include <errno.h>
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
+
+enum { MOST_ROWS = 256 };
+enum { STRETCH = 1 << 17 }; /* entries read at a time: those of a few experts stay in cache */
+
+/* Flat entries as they are stored: in memory, or in a file, which is read a stretch at a time. */
+typedef struct {
+    char *memory; /* the entries, or room for a stretch of them */
+    int dtype;
+    int fd;         /* -1 for memory, or the file ... */
+    int64_t offset; /* ... and where in it they begin */
+} Values;
+
+typedef struct {
+    Values values;
+    const uint8_t *bits; /* where the values stand, or NULL: one stands at each entry */
+    Py_ssize_t skip;     /* bits before that of the first entry */
+    Py_ssize_t left;     /* values not yet placed; below 0 where there were too few */
+    int minus_base;
+    int trims;
+    float threshold, below; /* magnitudes up to it become 0; up to `below` among the first ... */
+    Py_ssize_t ties;        /* ... so many */
+    const uint8_t *kept;    /* NULL where all is */
+    float divisor;
+    const char *stored; /* of the stretch at hand; the next value where they stand by bits */
+} Delta;
+
+/* return entries at .. at + count, or NULL where the file does not give them */
+static const char *stretch(const Values *values, Py_ssize_t at, Py_ssize_t count)
+{
+    Py_ssize_t size = size_of(values->dtype), done = 0;
+    if (values->fd < 0) return values->memory + at * size;
+#if defined(_WIN32)
+    (void)done, (void)count;
+    return NULL;
+#else
+    while (done < count * size) {
+        ssize_t got = pread(values->fd, values->memory + done, (size_t)(count * size - done),
+                            (off_t)(values->offset + at * size + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return NULL;
+        done += got;
+    }
+    return values->memory;
+#endif
+}
+
+/* bring the stretch at .. at + count of every delta, and of their base, to memory; 0 on failure */
+static int bring(Delta *deltas, Py_ssize_t k, const Values *base, Py_ssize_t at, Py_ssize_t count,
+                 const char **base_at)
+{
+    if (base && !(*base_at = stretch(base, at, count))) return 0;
+    for (Delta *delta = deltas; delta < deltas + k; delta++) {
+        if (delta->bits && at) continue; /* goes on from the last value */
+        if (!(delta->stored = stretch(&delta->values, at, count))) return 0;
+    }
+    return 1;
+}
+
+/* up to 64 bits from bit `at` */
+INLINE uint64_t bits_from(const uint8_t *bits, Py_ssize_t at, Py_ssize_t count)
+{
+    uint64_t word = 0;
+    Py_ssize_t shift = at % 8, bytes = (shift + count + 7) / 8;
+    memcpy(&word, bits + at / 8, (size_t)(bytes < 8 ? bytes : 8));
+    word >>= shift;
+    if (bytes > 8) word |= (uint64_t)bits[at / 8 + 8] << (64 - shift);
+    return count < 64 ? word & (((uint64_t)1 << count) - 1) : word;
+}
+
+/* the next values where bits are set, 0 elsewhere */
+INLINE void spread(Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
+{
+    for (Py_ssize_t i = 0; i < count; i++) x[i] = 0.0f;
+    for (Py_ssize_t first = 0; first < count; first += 64) {
+        Py_ssize_t bits = count - first < 64 ? count - first : 64;
+        uint64_t word = bits_from(delta->bits, delta->skip + at + first, bits);
+        for (; word; word &= word - 1) {
+            if (delta->left-- <= 0) continue; /* more bits than values: told at the end */
+            x[first + lowest_bit(word)] = widened(delta->stored, delta->values.dtype, 0);
+            delta->stored += size_of(delta->values.dtype);
+        }
+    }
+}
+
+/* entries in .. in + count of the stretch that begins at `at`, whose base's are in b, into x */
+INLINE void load(Delta *delta, Py_ssize_t at, Py_ssize_t in, Py_ssize_t count,
+                 const float *restrict b, float *restrict x)
+{
+    if (delta->bits) spread(delta, at + in, count, x);
+    else widen(delta->stored, delta->values.dtype, in, count, x);
+    if (delta->minus_base)
+        for (Py_ssize_t i = 0; i < count; i++) x[i] -= b[i];
+}
+
+INLINE void shrink(float *x, Py_ssize_t count, float threshold)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        x[i] = as_float(as_bits(x[i]) & 0x7fffffff) <= threshold ? 0.0f : x[i];
+}
+
+/* trim and drop entries at .. at + count, which are in x */
+INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
+{
+    if (delta->trims) {
+        Py_ssize_t ties = delta->ties - at < 0 ? 0 : delta->ties - at;
+        ties = ties < count ? ties : count;
+        if (!ties) shrink(x, count, delta->threshold); /* a length the compiler may know */
+        else if (ties == count) shrink(x, count, delta->below);
+        else {
+            shrink(x, ties, delta->below);
+            shrink(x + ties, count - ties, delta->threshold);
+        }
+    }
+    if (delta->kept) {
+        const uint8_t *kept = delta->kept + at;
+        float divisor = delta->divisor;
+        if (divisor == 1.0f) for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i];
+        else for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i] / divisor;
+    }
+}
+
+#endif

@@ -1,0 +1,196 @@
+/* The inner loops of a merge, each one pass over memory. Optional: deltakit/kernels.py falls back
+ * to torch, which gives the same bits. Compiled without contraction: a product is rounded before it
+ * is added. Called with addresses that kernels.py has checked; floats are IEEE float32.
+ *
+ * Here is what Python calls: addresses and counts as integers, deltas and weights as tuples. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include "combine.h"
+#include "select.h"
+
+static int floats_of(PyObject *tuple, float *out, Py_ssize_t k)
+{
+    if (PyTuple_Size(tuple) != k) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a weight goes with each row");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < k; i++) out[i] = (float)PyFloat_AsDouble(PyTuple_GetItem(tuple, i));
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* (address, dtype, file or -1, where it begins there); 1, or 0 for None, -1 for an error */
+static int values_of(PyObject *tuple, Values *out)
+{
+    PyObject *part[4];
+    if (tuple == Py_None) return 0;
+    for (int i = 0; i < 4; i++)
+        if (!(part[i] = PyTuple_GetItem(tuple, i))) return -1;
+    out->memory = PyLong_AsVoidPtr(part[0]);
+    out->dtype = (int)PyLong_AsLong(part[1]);
+    out->fd = (int)PyLong_AsLong(part[2]);
+    out->offset = PyLong_AsLongLong(part[3]);
+    return PyErr_Occurred() ? -1 : 1;
+}
+
+/* a tuple of (values, minus the base, threshold or None, ties, kept or 0, divisor, bits or 0, bits
+ * to skip, number of values) */
+static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
+{
+    Py_ssize_t k = PyTuple_Size(tuple);
+    if (k < 1 || k > most) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "too many rows, or none");
+        return -1;
+    }
+    for (Py_ssize_t r = 0; r < k; r++) {
+        PyObject *row = PyTuple_GetItem(tuple, r), *part[9];
+        for (int i = 0; i < 9; i++)
+            if (!(part[i] = PyTuple_GetItem(row, i))) return -1;
+        Delta *delta = out + r;
+        if (values_of(part[0], &delta->values) != 1) return -1;
+        delta->minus_base = PyObject_IsTrue(part[1]);
+        delta->trims = part[2] != Py_None;
+        delta->threshold = delta->trims ? (float)PyFloat_AsDouble(part[2]) : 0.0f;
+        delta->below = delta->threshold > 0.0f ? as_float(as_bits(delta->threshold) - 1) : -1.0f;
+        delta->ties = PyLong_AsSsize_t(part[3]);
+        delta->kept = PyLong_AsVoidPtr(part[4]);
+        delta->divisor = (float)PyFloat_AsDouble(part[5]);
+        delta->bits = PyLong_AsVoidPtr(part[6]);
+        delta->skip = PyLong_AsSsize_t(part[7]);
+        delta->left = PyLong_AsSsize_t(part[8]);
+        if (PyErr_Occurred()) return -1;
+    }
+    return k;
+}
+
+/* (weights, votes or None, divisors or None, carries or None, by count, divisor, factors) */
+static int formula_of(PyObject *tuple, Py_ssize_t k, Formula *out)
+{
+    PyObject *part[7];
+    for (int i = 0; i < 7; i++)
+        if (!(part[i] = PyTuple_GetItem(tuple, i))) return -1;
+    out->elects = part[1] != Py_None;
+    out->divides = part[2] != Py_None;
+    out->carries_on = part[3] != Py_None;
+    out->by_count = PyObject_IsTrue(part[4]);
+    out->divisor = (float)PyFloat_AsDouble(part[5]);
+    out->n_factors = PyTuple_Size(part[6]);
+    if (out->n_factors > MOST_ROWS) {
+        PyErr_SetString(PyExc_ValueError, "too many factors");
+        return -1;
+    }
+    if (floats_of(part[0], out->weights, k) < 0) return -1;
+    if (out->elects && floats_of(part[1], out->votes, k) < 0) return -1;
+    if (out->divides && floats_of(part[2], out->divisors, k) < 0) return -1;
+    if (out->carries_on && floats_of(part[3], out->carries, k) < 0) return -1;
+    return floats_of(part[6], out->factors, out->n_factors);
+}
+
+#define EXPECT(count)                                                                              \
+    if (nargs != (count)) return PyErr_Format(PyExc_TypeError, "%d arguments expected", (count))
+#define POINTER(i) PyLong_AsVoidPtr(args[i])
+#define SIZE(i) PyLong_AsSsize_t(args[i])
+#define RUN(...)                                                                                   \
+    if (PyErr_Occurred()) return NULL;                                                             \
+    Py_BEGIN_ALLOW_THREADS __VA_ARGS__; Py_END_ALLOW_THREADS
+
+static PyObject *found(const Delta *deltas, const Squares *squares, Py_ssize_t k, const Target *out)
+{
+    PyObject *sums = PyTuple_New(k + 1), *left = PyTuple_New(k), *result = NULL;
+    uint32_t odd = 0, other = 0;
+    for (Py_ssize_t r = 0; sums && left && r <= k; r++) {
+        PyTuple_SetItem(sums, r, PyFloat_FromDouble(squares[r].sum));
+        if (r < k) PyTuple_SetItem(left, r, PyLong_FromSsize_t(deltas[r].left));
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        odd |= out->odd[lane];
+        other |= out->other[lane];
+    }
+    if (sums && left && !PyErr_Occurred())
+        result = Py_BuildValue("OOOO", odd & ODD ? Py_False : Py_True, other ? Py_True : Py_False,
+                               sums, left);
+    Py_XDECREF(sums);
+    Py_XDECREF(left);
+    return result;
+}
+
+/* (deltas, n, formula, base or None, address of the result or 0, its dtype, whether it is added to
+ * the base, whether squares are wanted) -> (finite, changed, squares of each delta and the sum,
+ * values left of each), or None where a file did not give what it should */
+static PyObject *py_combine(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(8);
+    Values base;
+    Formula formula;
+    Target out = {POINTER(4), (int)SIZE(5), PyObject_IsTrue(args[6]), {0}, {0}};
+    Py_ssize_t n = SIZE(1), k = PyTuple_Size(args[0]);
+    int has_base = values_of(args[3], &base), wants = PyObject_IsTrue(args[7]), done = 0;
+    if (PyErr_Occurred()) return NULL;
+    PyObject *result = NULL;
+    Delta *deltas = PyMem_Calloc((size_t)k + 1, sizeof *deltas);
+    Squares *squares = PyMem_Calloc((size_t)k + 1, sizeof *squares);
+    float *rows = PyMem_Malloc(((size_t)k + 1) * CHUNK * sizeof *rows);
+    if (!deltas || !squares || !rows) PyErr_NoMemory();
+    else if (deltas_of(args[0], MOST_ROWS, deltas) > 0 && formula_of(args[2], k, &formula) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        done = combine_all(deltas, k, n, &formula, has_base ? &base : NULL, wants ? squares : NULL,
+                           rows, &out);
+        Py_END_ALLOW_THREADS
+        result = done ? found(deltas, squares, k, &out) : Py_NewRef(Py_None);
+    }
+    PyMem_Free(deltas);
+    PyMem_Free(squares);
+    PyMem_Free(rows);
+    return result;
+}
+
+/* (a delta, n, base or None, low, high, addresses of values and places) -> (above, inside), or None
+ * where a file did not give what it should */
+static PyObject *py_bracket(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(7);
+    Delta delta;
+    Values base;
+    Py_ssize_t n = SIZE(1), above = 0, inside = 0;
+    int32_t low = (int32_t)SIZE(3), high = (int32_t)SIZE(4);
+    int32_t *values = POINTER(5), *places = POINTER(6);
+    int has_base = values_of(args[2], &base), done = 0;
+    if (deltas_of(args[0], 1, &delta) < 0) return NULL;
+    RUN(done = bracket_all(&delta, n, has_base ? &base : NULL, low, high, values, places, &above,
+                           &inside));
+    return done ? Py_BuildValue("nn", above, inside) : Py_NewRef(Py_None);
+}
+
+/* (words, n, whole, kept, places) -> how many places */
+static PyObject *py_draw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(5);
+    const uint16_t *words = POINTER(0);
+    Py_ssize_t n = SIZE(1), whole = SIZE(2), places_found = 0;
+    uint8_t *kept = POINTER(3);
+    int32_t *places = POINTER(4);
+    RUN(places_found = draw(words, n, (uint16_t)whole, kept, places));
+    return PyLong_FromSsize_t(places_found);
+}
+
+/* (values, how many, dtype, bits, bits to skip, n, base or 0, out) -> how many bits were set */
+static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(8);
+    const void *values = POINTER(0), *bits = POINTER(3), *base = POINTER(6);
+    Py_ssize_t most = SIZE(1), skip = SIZE(4), n = SIZE(5), set = 0;
+    int dtype = (int)SIZE(2);
+    float *out = POINTER(7);
+    RUN(set = scatter(values, most, dtype, bits, skip, n, base, out));
+    return PyLong_FromSsize_t(set);
+}
+
+#define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
+
+static PyMethodDef methods[] = {
+    METHOD(combine), METHOD(bracket), METHOD(draw), METHOD(scatter), {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModule_Create(&module); }
