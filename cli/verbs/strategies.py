@@ -102,11 +102,24 @@ def described(kind: str, name: str) -> dict[str, Any]:
         "weighted": getattr(found, "weighted", False),
         "needs_importance": _flag(found, "needs_importance"),
         "looks": looks,
+        "streams": streams(found),
+        "streams_with": getattr(found, "streams_with", ""),
         "unit": found.unit,
         "settings": settings,
         "help": text,
         "example": example(kind, name, found),
     }
+
+
+def streams(found: type[Settings]) -> bool:
+    """Tell whether a task can be added later, with all settings or those of `streams_with`."""
+    from deltakit.strategies import Streaming
+
+    return bool(
+        issubclass(found, Streaming)
+        or getattr(found, "streams_with", "")
+        or _flag(found, "streams")
+    )
 
 
 def _flag(found: type[Settings], name: str) -> bool:
@@ -160,10 +173,12 @@ def show_all(every: list[dict[str, Any]]) -> None:
         ]
         table(["name", "", "what it does", "paper"], rows, align="llw", title=title)
         say()
-    say("All need a base and are data-free, and take memory by the block, but for:")
+    say("All need a base and no data, and work on any block of entries, but for:")
     say("o: the order of the tasks matters; i: needs an importance map of each task;")
     say("t: reads each tensor beforehand; m: reads the whole model beforehand;")
-    say("r: works on whole rows; w: holds a whole tensor of every task at once")
+    say("r: works on whole rows; w: holds a whole tensor of every task at once.")
+    say("s: streams: a task can be added to the result later, by merge --onto (of some")
+    say("with some settings only, which NAME tells)")
     say("settings and help of one: deltakit strategies NAME")
 
 
@@ -182,7 +197,16 @@ def flags(described: dict[str, Any]) -> str:
         + ("i" if described["needs_importance"] else "")
         + letters.get(described["looks"], "")
         + units.get(described["unit"], "")
+        + ("s" if described["streams"] else "")
     )
+
+
+def added_later(described: dict[str, Any]) -> str:
+    """Return whether a task can be added later, in words."""
+    if not described["streams"]:
+        return "only by merging all again"
+    where = f", with {described['streams_with']}" if described["streams_with"] else ""
+    return f"by --onto{where}"
 
 
 def show(described: dict[str, Any]) -> None:
@@ -203,6 +227,7 @@ def show(described: dict[str, Any]) -> None:
         ("importance maps", "needed" if described["needs_importance"] else "not used"),
         ("reads beforehand", looks[described["looks"]]),
         ("works on", units[described["unit"]]),
+        ("a task added later", added_later(described)),
     ]
     apart = () if described["kind"] == "strategy" else ("order of tasks", "weights")
     fields([(key, value) for key, value in told if value and key not in apart])

@@ -1,6 +1,7 @@
 """deltakit strategies: each way to merge, from the file that is it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def test_every_strategy_has_a_line():
     every = [*strategies.names(), *strategies.masks.names(), *strategies.weights.names()]
     assert sorted(name for name in first if name in every) == sorted(every)
     klf = next(line for line in lines if line.startswith("klf "))
-    assert klf.split()[1] == "oi"
+    assert klf.split()[1] == "ois"
     assert "arXiv:2408.05200" in klf
 
 
@@ -72,6 +73,21 @@ def test_the_values_of_a_setting_are_spelled_as_they_are_typed():
     assert settings["elect"]["type"] == "mass | count"
     sotu = json.loads(run("sotu", "--json"))
     assert {s["name"]: s["type"] for s in sotu["settings"]}["p"] == "number | auto"
+
+
+def test_what_streams_is_told_with_the_settings_it_takes():
+    listed = {line.split()[0]: line.split()[1] for line in run().splitlines() if line.strip()}
+    for described in json.loads(run("--json")):
+        if described["kind"] == "strategy":
+            name = described["name"]
+            found = strategies.find(name)
+            assert described["streams"] == issubclass(found, strategies.Streaming)
+            flagged = re.fullmatch("[oitmrw]*s", listed[name]) is not None
+            assert flagged == described["streams"]
+    assert "a task added later  by --onto, with p a number\n" in run("sotu")
+    assert "a task added later  by --onto\n" in run("average")
+    for name in ("consensus", "disjoint", "metagpt"):
+        assert "a task added later  only by merging all again\n" in re.sub(" {3,}", "  ", run(name))
 
 
 def test_an_unknown_strategy_is_an_error_with_the_nearest(tmp_path: Path):

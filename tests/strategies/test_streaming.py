@@ -129,6 +129,16 @@ def test_a_mask_that_depends_on_the_number_of_tasks_does_not_stream() -> None:
         assert not Method(get("average"), masks.get(name, chosen)).streams
 
 
+def test_settings_that_do_not_stream_are_told() -> None:
+    for param in variants():
+        strategy = param.values[0]
+        if isinstance(strategy, Streaming) and not strategy.streams:
+            assert strategy.streams_with, f"{strategy} does not say with what it streams"
+    for name in masks.names():
+        found = masks.find(name)
+        assert isinstance(found.streams, bool) != bool(found.streams_with)
+
+
 def test_what_the_catalogue_says_streams_does() -> None:
     sums = ("sotu", "task_arithmetic", "average", "dare", "magmax", "ties", "fisher", "regmean")
     for name in (*sums, "klf", "cabs", "opcm"):
