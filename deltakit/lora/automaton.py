@@ -37,12 +37,12 @@ class Automaton:
     Python's own engine tries again and again, for minutes where a pattern is made for it; this one
     follows all ways at once. Look-around, back references, word boundaries, atomic groups and flags
     are refused with BadFile, as is what repeats to more than 2000 states, and what is no pattern.
-    `steps` counts the work done so far.
+    `steps` counts the work done so far; errors show `shown` in place of the pattern.
     """
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, shown: str | None = None) -> None:
         self.steps = 0
-        self._pattern = pattern
+        self._shown = (pattern if shown is None else shown)[:80]
         self._tests: list[Test | None] = [None]  # of a state; 0 is where a match ends
         self._next: list[list[int]] = [[]]
         self._ends: set[int] = set()  # states to be passed only where the line ends
@@ -59,7 +59,7 @@ class Automaton:
                 raise self._refused("flags")
             first = self._sequence(tree, 0)
         except (re.error, RecursionError, OverflowError) as error:
-            raise BadFile(f"{pattern[:80]!r} is no regular expression: {error}") from None
+            raise BadFile(f"{self._shown!r} is no regular expression: {error}") from None
         self._start = self._closed([first], at_start=True)
         self._moves: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
@@ -113,7 +113,7 @@ class Automaton:
 
     def _refused(self, what: str) -> BadFile:
         return BadFile(
-            f"the pattern {self._pattern[:80]!r} has {what}, which deltakit does not follow",
+            f"the pattern {self._shown!r} has {what}, which deltakit does not follow",
             expected="letters, ., [..], (..|..), *, +, ?, {m,n}",
             remedy="write it plainer, or name the modules one by one",
         )

@@ -4,110 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod, sqrt
+from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from deltakit.engine.threads import one_torch_thread, run_all
-from deltakit.errors import BadValue, some
 from deltakit.lora.checks import ModuleCheck
-from deltakit.lora.cut import Size, cut
+from deltakit.lora.cut import cut
+from deltakit.lora.extraction import Extraction
 from deltakit.lora.factors import Factors
 from deltakit.lora.record import Lineage, Record, Report, new_adapter
-from deltakit.lora.survey import SHOWN, THREADS, Changed, Progress, choose_ranks, survey
-from deltakit.lora.write import AdapterWriter, Contents, NewPart, adapter_dtype
-from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import DTYPES
+from deltakit.lora.survey import THREADS, Progress
+from deltakit.lora.write import AdapterWriter, Contents, NewPart
 from deltakit.tensors.files import LOCAL, Files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rest = Literal["save", "drop", "refuse"]
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS"}
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What an extraction will write, and what it keeps of the delta's energy."""
-
-    base: Checkpoint
-    tuned: Checkpoint
-    changed: Sequence[Changed]
-    ranks: Mapping[str, int]  # of the weights that get factors, by name
-    whole: Sequence[str]
-    dtype: str
-    size: Size
-    notes: Sequence[str]
-
-    def table(self) -> list[tuple[str, int, float | None]]:
-        """Return (what, bytes, share of the energy kept) for some ranks, and for the choice made.
-
-        The share is None where the survey did not look at as many singular values.
-        """
-        itemsize = DTYPES[self.dtype][0] // 8
-        matrices = [found for found in self.changed if found.kind is not None]
-        rest = sum(prod(self.base.infos[name].shape) for name in self.whole) * itemsize
-        saved = sum(found.energy for found in self.changed if found.name in self.whole)
-        total = sum(found.energy for found in self.changed)
-        rows: list[tuple[str, int, float | None]] = []
-        wishes = [(f"rank {rank}", dict.fromkeys(self.ranks, rank)) for rank in SHOWN]
-        for label, ranks in [*wishes, ("chosen", dict(self.ranks))]:
-            given = {f.name: min(ranks.get(f.name, 0), f.most) for f in matrices}
-            nbytes = rest + itemsize * sum(f.unit * given[f.name] for f in matrices)
-            known = all(given[f.name] <= len(f.squares) for f in matrices)
-            kept = (saved + sum(f.kept(given[f.name]) for f in matrices)) / total
-            rows.append((label, nbytes, min(1.0, kept) if known else None))
-        return rows
-
-
-def plan_extract(
-    base: str | Path,
-    model: str | Path,
-    *,
-    size: Size | None = None,
-    nbytes: int | None = None,
-    rest: Rest = "save",
-    dtype: str | None = None,
-    look: bool = False,
-    progress: Progress | None = None,
-) -> Extraction:
-    """Look at a fine-tune and return what would be written; writes nothing.
-
-    size: a rank or an energy, rank 16 by default; or `nbytes`, the size of all factors. rest:
-    what becomes of changed parameters that no factors hold (embeddings, norms, biases): kept
-    whole, dropped (told in the notes), or a reason to refuse. look: find singular values even
-    where the choice does not need them, for `table`.
-    """
-    size = size or Size()
-    size.check()
-    if nbytes is not None and size != Size():
-        raise BadValue("a size and a rank or an energy are asked for", remedy="give one of them")
-    values = SHOWN[-1] if look or nbytes is not None else 0
-    opened, tuned = Checkpoint.open(base), Checkpoint.open(model)
-    changed, notes = survey(opened, tuned, values=values, energy=size.energy, progress=progress)
-    kinds = Counter(opened.infos[found.name].dtype for found in changed)
-    out = adapter_dtype(dtype or kinds.most_common(1)[0][0])
-    ranks = choose_ranks(changed, size, nbytes, DTYPES[out][0] // 8)
-    others = [found.name for found in changed if found.kind is None]
-    if others and rest == "refuse":
-        raise BadValue(
-            "the fine-tune changed parameters that no LoRA holds",
-            where=tuned.label,
-            got=some(others),
-            remedy="keep them whole (--rest save), or leave them out (--rest drop)",
-        )
-    empty = sorted(name for name, rank in ranks.items() if rank == 0)
-    if empty:
-        notes = [*notes, f"no rank was left for {some(empty)}"]
-    if others and rest == "drop":
-        notes = [*notes, f"left as in the base, though the fine-tune changed them: {some(others)}"]
-        others = []
-    given = {name: rank for name, rank in ranks.items() if rank}
-    return Extraction(opened, tuned, changed, given, others, out, size, notes)
 
 
 def extract(
@@ -120,6 +35,7 @@ def extract(
 ) -> Report:
     """Write the adapter of an extraction, and return how much of the delta it holds.
 
+    >>> from deltakit.lora.extraction import plan_extract
     >>> extract(plan_extract("./base", "./tuned", size=Size(energy=0.9)), "./lora")
     ...                                                                   # doctest: +SKIP
     """

@@ -42,7 +42,7 @@ class Patterns(Generic[Value]):
                 alike = self._plain.setdefault((len(pattern), dots), {})
                 alike.setdefault(pattern, number)
             else:
-                self._automata.append((number, Automaton(rf"(.*\.)?({pattern})$")))
+                self._automata.append((number, Automaton(rf"(.*\.)?({pattern})$", pattern)))
                 self._spend(self._automata[-1][1].steps)
 
     def get(self, module: str, default: Value) -> Value:

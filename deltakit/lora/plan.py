@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from deltakit.errors import BadValue, some
-from deltakit.importance import ImportanceMap
+from deltakit.errors import BadValue
 from deltakit.lora.adapter import Part
 from deltakit.lora.cut import Size
 from deltakit.lora.factors import Factors
 from deltakit.lora.fields import merged_fields
 from deltakit.lora.kept import Kept
-from deltakit.lora.layout import PREFIX
 from deltakit.lora.modes import Mode, Pack
+from deltakit.lora.rank_maps import rank_scores, with_maps
 from deltakit.lora.record import Record
-from deltakit.lora.union import Member, union
+from deltakit.lora.refusals import check_dora, check_factors_only, check_names
+from deltakit.lora.union import Member, notes_on_strangers, union
 from deltakit.lora.write import adapter_dtype
 from deltakit.strategies import depths
 from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
@@ -95,9 +94,9 @@ def plan_merge(
     """
     size = size or Size()
     size.check()
-    _check_names(members)
+    check_names(members)
     if importance:
-        members = _with_maps(members, importance, chosen, mode)
+        members = with_maps(members, importance, chosen, mode)
     if not chosen.ordered:  # then the content's, so that the given one changes no bit
         members = sorted(members, key=lambda m: (m.adapter.fingerprint, m.name))
     used = [member for member in members if member.weight != 0.0]
@@ -111,13 +110,14 @@ def plan_merge(
     kept.check()
     modules = union(used)
     if chosen.rule and (chosen.rule.weighting or chosen.rule.lines):
-        _check_factors_only(used, kept)
-    _check_dora(used, mode, size, scale)
+        check_factors_only(used, kept)
+    check_dora(used, mode, size, scale)
     ranks = {module: [p.rank for p in parts.values()] for module, parts in modules.items()}
     for module, found in ranks.items():
         chosen.rank(found, shape_of(next(iter(modules[module].values()))))  # refuses what it cannot
-    facts = chosen.prepare(ranks, _scores(used)) if chosen.needs_importance else {}
+    facts = chosen.prepare(ranks, rank_scores(used)) if chosen.needs_importance else {}
     fields, notes = merged_fields(used, kept)
+    notes += notes_on_strangers(used)
     record = Record.of(members, mode, chosen, size, scale, seed)
     where = depths(f"{module}.weight" for module in modules)
     out = _dtype(used) if dtype is None else adapter_dtype(dtype)
@@ -127,80 +127,6 @@ def plan_merge(
 def shape_of(part: Part) -> tuple[int, int]:
     """Return rows and columns of a part's delta, a convolution's inputs flattened."""
     return part.outputs, prod(part.inputs)
-
-
-def _check_names(members: Sequence[Member]) -> None:
-    names = [member.name for member in members]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise BadValue(
-            f"two adapters are called {twice[0]!r}",
-            remedy=f"give each a name of its own: {twice[0]}-1=PATH {twice[0]}-2=PATH",
-        )
-
-
-def _check_factors_only(used: Sequence[Member], kept: Kept) -> None:
-    """Refuse weights found from deltas, and a scale by depth, beside what has no factors."""
-    biases = [p.module for m in used for p in m.adapter.parts.values() if p.bias is not None]
-    others = [*kept.whole, *kept.rows, *biases]
-    if others:
-        raise BadValue(
-            "only factors get weights found from deltas, or a scale by depth",
-            got=f"adapters that keep {some(others)} too",
-            remedy="give weights as numbers, or merge into the base:"
-            " deltakit merge A B --base PATH",
-        )
-
-
-def _check_dora(used: Sequence[Member], mode: str, size: Size, scale: float) -> None:
-    """Refuse DoRA, whose delta is not low-rank, unless one adapter alone stays as it is."""
-    dora = [m.name for m in used if any(p.magnitude for p in m.adapter.parts.values())]
-    alone = len(used) == 1 and used[0].weight * scale == 1.0 and mode in ("cat", "svd")
-    if dora and not (alone and size == Size()):
-        raise BadValue(
-            "a DoRA adapter is not a low-rank delta: each output is also rescaled",
-            where=some(dora),
-            remedy="merge into the base, where it is exact: deltakit merge A B --base PATH",
-        )
-
-
-def _with_maps(
-    members: Sequence[Member], importance: Sequence[str | Path], mode: Mode, name: str
-) -> list[Member]:
-    """Return the members with these maps in place of their own."""
-    if not mode.needs_importance:
-        raise BadValue(f"{name} uses no importance maps", remedy="leave them out")
-    if len(importance) != len(members):
-        raise BadValue(
-            "an importance map goes with each adapter",
-            expected=f"{len(members)} maps, in the order of the adapters",
-            got=f"{len(importance)}",
-        )
-    return [
-        dataclasses.replace(member, importance=Path(path))
-        for member, path in zip(members, importance, strict=True)
-    ]
-
-
-def _scores(used: Sequence[Member]) -> list[dict[str, Any]]:
-    found = []
-    for member in used:
-        if member.importance is None:
-            raise BadValue(
-                "the mode needs an importance map of rank units for each adapter",
-                where=member.name,
-                remedy='capture them in training: KlfImportance.attach(model, units="rank"),'
-                " and name each: --importance FILE, once an adapter",
-            )
-        scores = ImportanceMap.open(member.importance)
-        if scores.units != "rank":
-            raise BadValue(
-                "not scores of ranks",
-                where=str(member.importance),
-                got=f"units {scores.units}",
-            )
-        found.append({name.removeprefix(PREFIX): values for name, values in scores.items()})
-    return found
 
 
 def _dtype(members: Sequence[Member]) -> str:

@@ -49,6 +49,20 @@ def union(members: Sequence[Member]) -> Mapping[str, Mapping[int, Part]]:
     return found
 
 
+def notes_on_strangers(members: Sequence[Member]) -> list[str]:
+    """Return a note on every two adapters that adapt no module in common: of one model, or not."""
+    notes = []
+    for number, first in enumerate(members):
+        for second in members[number + 1 :]:
+            ours, theirs = first.adapter.parts, second.adapter.parts
+            if ours and theirs and not set(ours) & set(theirs):
+                notes.append(
+                    f"{first.name} and {second.name} have no module in common, as"
+                    f" {min(ours)} and {nearest(min(ours), theirs) or min(theirs)}"
+                )
+    return notes
+
+
 def _check_alike(module: str, parts: Mapping[int, Part], members: Sequence[Member]) -> None:
     (first, one), *others = parts.items()
     for number, other in others:

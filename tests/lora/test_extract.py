@@ -6,7 +6,8 @@ import torch
 from deltakit.errors import BadValue, NamesDiffer
 from deltakit.lora import open_adapter
 from deltakit.lora.cut import Size
-from deltakit.lora.extract import extract, plan_extract
+from deltakit.lora.extract import extract
+from deltakit.lora.extraction import plan_extract
 from deltakit.merging import merge
 from deltakit.tensors.checkpoint import Checkpoint
 from tests.lora.adapters import llama, output, tied_llama, write_base

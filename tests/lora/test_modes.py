@@ -277,3 +277,15 @@ def test_impossible_wishes_are_refused(three, weights, size, words, tmp_path):
     with pytest.raises(BadValue, match=words):
         merge_adapters(members(three[0], weights), "svd", tmp_path / "m", size=size)
     assert not (tmp_path / "m").exists()
+
+
+def test_adapters_without_a_common_module_are_told_of(tmp_path):
+    write_folder(tmp_path / "a", factors("layers.0.q_proj", 1), r=2)
+    write_folder(tmp_path / "b", factors("h.0.attn.c_attn", 2), r=2)
+    write_folder(tmp_path / "c", factors("layers.0.q_proj", 3) | factors("x", 4), r=2)
+    given = [Member(name, open_adapter(tmp_path / name)) for name in "abc"]
+    notes = merge_adapters(given, "cat", tmp_path / "m").notes
+    told = [note for note in notes if "no module in common" in note]
+    assert len(told) == 2
+    assert all("h.0.attn.c_attn" in note and " b " in f" {note} " for note in told)
+    assert "layers.0.q_proj" in told[0]

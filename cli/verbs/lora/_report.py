@@ -14,23 +14,26 @@ if TYPE_CHECKING:
 
 def show_report(report: Report, adapters: int) -> None:
     """Print what was written and how exact it is."""
+    extracted = report.mode == "extract"
     ranks = report.ranks
     span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     made = f"merged {adapters} adapters with {report.mode} into"
-    made = {"extract": "extracted"}.get(report.mode, made if adapters > 1 else "wrote")
+    made = "extracted" if extracted else made if adapters > 1 else "wrote"
     say(
         f"{made} {report.out}: {count(len(report.modules), 'module')},"
         f" {size(report.nbytes)}, {seconds(report.seconds)}"
     )
     total = report.summary
+    exact = "the fine-tune's delta" if extracted else "the exact weighted sum"
     say(
         f"rank {span} keeps {total.kept:.1%} of the energy;"
-        f" relative error against the exact weighted sum {total.error:.2g}"
+        f" relative error against {exact} {total.error:.2g}"
     )
     if total.kept < 0.9995 or total.error > 1e-3:
         table(["worst", "rank", "kept", "error"], map(_row, total.worst), align="lr")
     if report.kept:
-        say(f"kept whole, merged by the same weights: {count(len(report.kept), 'tensor')}")
+        how = "kept whole" if extracted else "kept whole, merged by the same weights"
+        say(f"{how}: {count(len(report.kept), 'tensor')}")
     for text in report.notes:
         note(f"note: {text}")
 

@@ -14,7 +14,7 @@ from deltakit_cli.verbs.lora._options import Dtype, Energy, Out, Overwrite, Rank
 from deltakit_cli.verbs.lora._report import show_report
 
 if TYPE_CHECKING:
-    from deltakit.lora.extract import Extraction
+    from deltakit.lora.extraction import Extraction
 
 
 def command(
@@ -48,7 +48,7 @@ def command(
     """
     from deltakit.lora.cut import Size
     from deltakit.lora.extract import extract as write
-    from deltakit.lora.extract import plan_extract
+    from deltakit.lora.extraction import plan_extract
     from deltakit.sizes import parse_size
 
     if rest not in ("save", "drop", "refuse"):
