@@ -31,6 +31,7 @@ from typing import Any
 from benchmarks import page
 from benchmarks.lora_models import KINDS, LLAMA_7B, M106, QUICK, Shapes
 from benchmarks.machine import machine
+from benchmarks.packages import CACHE
 
 WEIGHTS = (0.5, 0.3, 0.2)
 RANK = 16
@@ -56,7 +57,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into it")
     given = parser.parse_args()
     small, large = (QUICK, QUICK) if given.quick else (M106, LLAMA_7B)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         work = Path(folder)
         text = "\n\n".join([_speeds(small, work), _identities(work), _large(large, work)])
     told = machine("torch", "peft", "transformers")
