@@ -99,9 +99,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_tasks_added_one_by_one_give_the_files_of_all_at_once(
     models: Path, tmp_path: Path, strategy: str
 ) -> None:
-    whole = at_once(models, strategy, "abcd", tmp_path / "whole", keep_state=True, scale=0.8)
-    plain = at_once(models, strategy, "abcd", tmp_path / "plain", scale=0.8)
-    ab = at_once(models, strategy, "ab", tmp_path / "ab", keep_state=True, scale=0.8)
+    around = {"scale": 0.8, "lines": (0.3, 0.9)}
+    whole = at_once(models, strategy, "abcd", tmp_path / "whole", keep_state=True, **around)
+    plain = at_once(models, strategy, "abcd", tmp_path / "plain", **around)
+    ab = at_once(models, strategy, "ab", tmp_path / "ab", keep_state=True, **around)
     abc = onto(models, strategy, ab, "c", tmp_path / "abc")
     abcd = onto(models, strategy, abc, "d", tmp_path / "abcd")
     assert contents(abcd) == contents(whole)
@@ -437,6 +438,15 @@ def test_without_is_refused_where_it_would_not_be_exact(models: Path, tmp_path: 
     with pytest.raises((NotFound, BadFile)):
         merge_without(tmp_path / "m", ["b"], tmp_path / "n")
     assert not (tmp_path / "n").exists()
+
+
+def test_the_state_of_a_base_is_not_taken_for_that_of_the_result(
+    models: Path, tmp_path: Path, ab: Path
+) -> None:
+    merge([str(models / "c")], "average", tmp_path / "plain", base=str(ab))
+    assert not (tmp_path / "plain" / FOLDER).exists()
+    merge([str(models / "c")], "average", tmp_path / "kept", base=str(ab), keep_state=True)
+    assert [task.name for task in State.open(tmp_path / "kept").recipe.tasks] == ["c"]
 
 
 def test_a_state_is_no_part_of_the_model(ab: Path) -> None:

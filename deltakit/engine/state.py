@@ -26,9 +26,9 @@ from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import check_link
 from deltakit.tensors.new_file import write_whole
 from deltakit.tensors.reader import SafetensorsFile
-from deltakit.tensors.sidecars import RECIPE_NAME
+from deltakit.tensors.sidecars import RECIPE_NAME, STATE_FOLDER
 
-FOLDER, NOTE = "deltakit_state", "state.json"
+FOLDER, NOTE = STATE_FOLDER, "state.json"
 FORMAT = 1
 _MOST_NOTE = 1 << 28
 
