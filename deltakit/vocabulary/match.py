@@ -108,7 +108,7 @@ def match(
     if choice == "base":
         output, after, files = ours, before, Replaced()
     elif choice == "union":
-        output = union(ours, [member.usable for member in members])
+        output = union(ours, [member.tokenizer for member in members])
         after = before if output is ours else max(before, output.size)
         files = union_files(base, ours, output)
     else:
@@ -172,6 +172,9 @@ def _notes(members: Sequence[Member], ours: Tokenizer, output: Tokenizer, rows: 
             told.append(
                 f"{member.name}: no tokenizer beside it; its tokens are taken for the base's"
             )
+        if member.without_row:
+            count, first = len(member.without_row), member.without_row[0]
+            told.append(f"{member.name}: {count} tokens without a row in it, as {first!r}")
         more = theirs.ids.keys() - ours.ids.keys()
         parts = [
             ("of the base's tokens not there", ours.ids.keys() - theirs.ids.keys()),

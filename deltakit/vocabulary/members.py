@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +20,15 @@ from deltakit.vocabulary.tokenizer import Tokenizer
 class Member:
     """One expert: its whole model, its tokens, and its rows of each vocabulary-sized tensor.
 
-    A stored delta or an adapter has no model of its own, and the base's tokens and rows.
+    A token that no row is there for is none of its tokens, but of those `without_row`. A stored
+    delta or an adapter has no model of its own, and the base's tokens and rows.
     """
 
     name: str
     model: Checkpoint | None
     tokenizer: Tokenizer
     rows: dict[str, int]
+    without_row: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -51,16 +54,12 @@ class Member:
         found = Tokenizer.open(model.folder)
         if found is None and any(rows[tensor] not in (0, ours[tensor]) for tensor in tensors):
             raise no_tokenizer(model.label)
-        return cls(name, model, found or tokenizer, rows)
-
-    @property
-    def usable(self) -> Tokenizer:
-        """The tokenizer without tokens that no row is there for."""
-        known, most = self.tokenizer, max(self.rows.values())
-        if known.size <= most:
-            return known
-        ids = {token: number for token, number in known.ids.items() if number < most}
-        return Tokenizer(known.label, ids, known.kind, known.added, known.table)
+        if found is None:
+            return cls(name, model, tokenizer, rows)
+        most = max(rows.values())
+        beyond = tuple(sorted(token for token, number in found.ids.items() if number >= most))
+        ids = {token: number for token, number in found.ids.items() if number < most}
+        return cls(name, model, dataclasses.replace(found, ids=ids), rows, beyond)
 
     def seen(self, base: Checkpoint) -> TensorSource:
         """Return the base with this expert's numbers of rows, to compare shapes with."""

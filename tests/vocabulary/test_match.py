@@ -160,6 +160,14 @@ def test_without_a_tokenizer_beside_it_a_model_of_the_base_s_size_has_the_base_s
         planned(models, "b", tokenizer="union")
 
 
+@pytest.mark.parametrize("choice", ["base", "union"])
+def test_a_token_beyond_its_model_s_rows_is_noted_and_none_of_its_tokens(models, choice):
+    write_worded(models / "b", tune(base_tensors(5), 2), numbered([*WORDS, "<pad>"]))
+    found = planned(models, "b", tokenizer=choice)
+    assert (found.vocabulary.tokens, found.vocabulary.rows) == (5, (5, 5))
+    assert found.notes == ["b: 1 tokens without a row in it, as '<pad>'"]
+
+
 def test_another_width_is_another_head_and_refused(models):
     tensors = tune(base_tensors(6), 1)
     tensors["lm_head.weight"] = torch.zeros(6, WIDTH + 1)
