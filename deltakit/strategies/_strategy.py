@@ -98,6 +98,11 @@ class Combining(Strategy):
         return self.combination(stack).tensor
 
 
+def name_of(strategy: Strategy) -> str:
+    """Return the name of a strategy: its file's."""
+    return type(strategy).__module__.rpartition(".")[2]
+
+
 def check_positive_weights(strategy: str, weights: Sequence[float]) -> None:
     """Raise BadValue unless every weight is above 0."""
     if any(not weight > 0.0 for weight in weights):

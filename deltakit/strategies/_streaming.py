@@ -11,13 +11,18 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from deltakit import ops
 from deltakit.combination import Combination
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining, Strategy
+from deltakit.strategies._strategy import (
+    Combining,
+    Strategy,
+    check_positive_weights,
+    name_of,
+)
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -85,6 +90,15 @@ class Elects(Combining, Streaming):
 
     Which sign wins may change with every task, so both sides are kept.
     """
+
+    family = "election"
+
+    @property
+    def combines(self) -> Literal["mean", "sum", "neither"]:
+        return "mean"
+
+    def check_weights(self, weights: Sequence[float]) -> None:
+        check_positive_weights(name_of(self), weights)
 
     @abstractmethod
     def thinned(self, stack: Stack) -> Tensor | LazyDeltas:

@@ -10,19 +10,13 @@ tensor([ 0.5000,  0.0000,  0.3000, -0.2000,  0.0000])
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._settings import Density, DropRate
-from deltakit.strategies._stack import Stack
+from deltakit.strategies._masked import WithoutTails
 from deltakit.strategies._streaming import Sums
-from deltakit.strategies.masks.outliers import Outliers
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Breadcrumbs(Sums):
+class Breadcrumbs(WithoutTails, Sums):
     """Drop the largest and the smallest entries of each delta, and add.
 
     gamma: the fraction of the largest magnitudes dropped, rounded down, so that a tensor of fewer
@@ -30,22 +24,4 @@ class Breadcrumbs(Sums):
     tensor.
     """
 
-    density: Density = 0.9
-    gamma: DropRate = 0.01
-
     formula = "sum w_i m_i d_i, m_i without the top gamma and the bottom"
-    paper = "Davari & Belilovsky 2023, arXiv:2312.06795"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor"
-
-    def check(self) -> None:
-        self.mask()
-
-    def mask(self) -> Outliers:
-        """Return the mask that goes before the sum."""
-        return Outliers(self.density, self.gamma)
-
-    def thinned(self, stack: Stack) -> Tensor:
-        return self.mask().apply(stack)

@@ -9,7 +9,6 @@ tensor([0., 2., 0., 2., 2., 0., 0., 0.])
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from deltakit import ops
 from deltakit.lazy import LazyDeltas
@@ -17,9 +16,6 @@ from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._streaming import Sums
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,14 @@ tensor([-6., -6., -6.,  2.,  2., -6., -6., -6.])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.lazy import LazyDeltas
 from deltakit.strategies._random import Drops, Rescale, drop
 from deltakit.strategies._settings import DropRate
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import check_positive_weights
 from deltakit.strategies._streaming import Elects
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -34,16 +28,8 @@ class DareTies(Drops, Elects):
     p: DropRate = 0.9
     rescale: Rescale = "inverse"
 
-    family = "election"
     formula = "ties at density 1 of m_i d_i / (1 - p), m_i ~ Bernoulli(1 - p)"
     paper = "Yu et al. 2024, arXiv:2311.03099"
-
-    @property
-    def combines(self) -> Literal["mean", "sum"]:
-        return "mean"
-
-    def check_weights(self, weights: Sequence[float]) -> None:
-        check_positive_weights("dare_ties", weights)
 
     def thinned(self, stack: Stack) -> LazyDeltas:
         return drop(stack, ops.kept_density(self.p), self.rescale)
