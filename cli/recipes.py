@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.output import note
+
 if TYPE_CHECKING:
     from deltakit.engine import Limits, Plan
     from deltakit.recipe import Recipe
@@ -22,11 +24,24 @@ AllowCode = Annotated[
 
 
 def open_recipe(path: Path) -> Recipe:
-    """Return the recipe of a file, or the one in a merged folder."""
+    """Return the recipe of a file, mergekit's too, or the one in a merged folder."""
+    from deltakit.errors import DeltakitError
+    from deltakit.mergekit import is_mergekit, translate
     from deltakit.recipe import Recipe
+    from deltakit.recipe.text import read_data
     from deltakit.tensors.sidecars import RECIPE_NAME
 
-    return Recipe.read(path / RECIPE_NAME if path.is_dir() else path)
+    file = path / RECIPE_NAME if path.is_dir() else path
+    data = read_data(file)
+    try:
+        if not is_mergekit(data):
+            return Recipe.of(data)
+        found = translate(data)
+    except DeltakitError as error:
+        raise error.at(str(file)) from None
+    for text in found.notes:
+        note(f"note: mergekit: {text}")
+    return found.recipe
 
 
 def plan_file(

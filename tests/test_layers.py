@@ -25,7 +25,7 @@ ROOMS = [
     ["engine"],
     ["lora"],
     ["store"],
-    ["experts"],
+    ["experts", "mergekit"],
     ["merging", "opening", "members"],
     ["incremental"],
     ["inspect"],

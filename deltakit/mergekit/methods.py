@@ -1,0 +1,156 @@
+"""mergekit's methods and their parameters, each as the strategy that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from deltakit.errors import BadFile, nearest
+from deltakit.recipe import Piece
+
+_TIES_NOTE = (
+    "an entry whose weighted deltas sum to exactly 0 is left as in the base, mergekit elects +;"
+    " a trim keeps round(density n) entries, mergekit rounds down"
+)
+_MASKS_NOTE = "random masks are drawn by another generator: the same law, other entries"
+_OUTLIERS_NOTE = "where a density keeps a fraction of an entry it is rounded, mergekit rounds down"
+_DELLA_NOTE = (
+    "della's rescale divides each entry by its probability, as the paper; mergekit restores the L1"
+    " norm of the tensor"
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What mergekit's method takes, with its defaults; None for a parameter that must be given."""
+
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    each: Mapping[str, Any] = field(default_factory=dict)  # of each model
+    needs_base: bool = True
+    notes: Sequence[str] = ()
+
+
+_DELTAS = {"normalize": False, "rescale": False, "lambda": 1.0, "int8_mask": False}
+_EACH = {"weight": None, "density": 1.0}
+
+METHODS: dict[str, Method] = {
+    "linear": Method({"normalize": True}, {"weight": None}, needs_base=False),
+    "task_arithmetic": Method(_DELTAS, _EACH),
+    "ties": Method({**_DELTAS, "normalize": True}, _EACH, notes=[_TIES_NOTE]),
+    "dare_linear": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE]),
+    "dare_ties": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE, _TIES_NOTE]),
+    "breadcrumbs": Method(_DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE]),
+    "breadcrumbs_ties": Method(
+        _DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE, _TIES_NOTE]
+    ),
+    "della": Method(
+        {**_DELTAS, "normalize": True, "rescale": True},
+        {**_EACH, "epsilon": 0.15},
+        notes=[_MASKS_NOTE, _DELLA_NOTE, _TIES_NOTE],
+    ),
+    "della_linear": Method(
+        {**_DELTAS, "rescale": True}, {**_EACH, "epsilon": 0.15}, notes=[_MASKS_NOTE, _DELLA_NOTE]
+    ),
+    "slerp": Method({"t": None}),
+    "model_stock": Method({"filter_wise": False}),
+    "sce": Method({"select_topk": 1.0, "int8_mask": False}),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method with its values is here."""
+
+    strategy: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    mask: Piece | None = None
+    scale: Any = 1.0
+
+
+def method(name: str) -> Method:
+    """Return a method by mergekit's name; BadFile for one that has no counterpart."""
+    if name in METHODS:
+        return METHODS[name]
+    if name == "passthrough":
+        raise BadFile(
+            "merge_method: passthrough stacks layers into a deeper model, which is no merge",
+            expected=", ".join(METHODS),
+            remedy="make the stacked model with mergekit; its folder can be merged here",
+        )
+    close = nearest(name, METHODS)
+    raise BadFile(
+        f"merge_method: {name!r} has no counterpart",
+        expected=", ".join(METHODS),
+        remedy=f"did you mean {close!r}?" if close else "see: deltakit strategies",
+    )
+
+
+def made(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
+    """Return the strategy and what is around it for a method with all its values.
+
+    `values` holds the shared parameters, and the models' where all have the same.
+    """
+    for key in ("normalize", "rescale"):
+        if not isinstance(values.get(key, True), bool):
+            raise BadFile(f"{key} is neither true nor false", got=f"{values[key]}"[:40])
+    if name == "slerp":
+        return Made("slerp", {"t": values["t"]})
+    if name == "model_stock":
+        _only(values, "filter_wise", False)
+        return Made("model_stock")
+    if name == "sce":
+        return Made("sce", {"topk": values["select_topk"]})
+    if name == "linear":
+        return _linear(values, weights)
+    return _of_deltas(name, values, weights)
+
+
+def _linear(values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
+    if values["normalize"]:
+        return Made("average")
+    if any(isinstance(weight, list) for weight in weights) or abs(sum(weights) - 1) > 1e-9:
+        raise BadFile(
+            "linear with normalize: false and weights that do not sum to 1 scales the model itself",
+            remedy="let the weights sum to 1, or normalize",
+        )
+    return Made("task_arithmetic")
+
+
+def _of_deltas(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
+    elects = name.endswith("ties") or name == "della"
+    kind = name.removesuffix("_ties").removesuffix("_linear")
+    normalize, rescale = values["normalize"], values["rescale"]
+    mask = _mask(kind, values, rescale)
+    if kind == "ties":
+        if values["density"] != 1.0:
+            _only(values, "rescale", False)
+        settings = {"density": values["density"], "combine": "mean" if normalize else "sum"}
+        return Made("ties", settings, scale=values["lambda"])
+    if elects:
+        settings = {"density": 1.0, "combine": "mean" if normalize else "sum"}
+        return Made("ties", settings, mask, values["lambda"])
+    return Made("average" if normalize else "task_arithmetic", {}, mask, values["lambda"])
+
+
+def _mask(kind: str, values: Mapping[str, Any], rescale: bool) -> Piece | None:
+    """Return the mask by which a method thins the deltas."""
+    density = values["density"]
+    if kind in ("task_arithmetic", "ties") or density == 1.0:
+        return None
+    if kind == "dare":
+        return Piece("random", {"density": density, "rescale": "l1" if rescale else "none"})
+    if kind == "breadcrumbs":
+        _only(values, "rescale", False)
+        return Piece("outliers", {"density": density, "gamma": values["gamma"]})
+    way = "inverse" if rescale else "none"
+    return Piece("rank", {"density": density, "eps": values["epsilon"], "rescale": way})
+
+
+def _only(values: Mapping[str, Any], key: str, wanted: Any) -> None:
+    if values[key] != wanted:
+        raise BadFile(
+            f"{key}: {values[key]} has no counterpart with this method",
+            expected=f"{key}: {wanted}",
+            remedy="leave it out, or merge with mergekit",
+        )

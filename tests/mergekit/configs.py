@@ -1,0 +1,129 @@
+"""Configurations as people write them, one for each form that is translated."""
+
+import re
+from pathlib import Path
+
+FORMS = {
+    "linear": """
+merge_method: linear
+models:
+- {model: a, parameters: {weight: 1.0}}
+- {model: b, parameters: {weight: 0.3}}
+dtype: float32
+""",
+    "linear-sum": """
+merge_method: linear
+models:
+- {model: a, parameters: {weight: 0.75}}
+- {model: b, parameters: {weight: 0.25}}
+parameters: {normalize: false}
+""",
+    "task_arithmetic": """
+merge_method: task_arithmetic
+base_model: base
+models:
+- {model: a, parameters: {weight: 0.5}}
+- {model: b, parameters: {weight: -0.25}}
+parameters: {lambda: 0.7}
+""",
+    "task_arithmetic-normalized": """
+merge_method: task_arithmetic
+base_model: base
+models:
+- {model: base}
+- {model: a, parameters: {weight: 0.5}}
+- {model: b, parameters: {weight: 0.25}}
+parameters: {normalize: true}
+""",
+    "ties": """
+merge_method: ties
+base_model: base
+models:
+- {model: a, parameters: {weight: 1.0}}
+- {model: b, parameters: {weight: 0.5}}
+parameters: {density: 0.5}
+""",
+    "ties-sum": """
+merge_method: ties
+base_model: base
+models:
+- {model: a, parameters: {weight: 0.5}}
+- {model: b, parameters: {weight: 0.3}}
+parameters: {density: 0.25, normalize: false, lambda: 2}
+""",
+    "breadcrumbs": """
+merge_method: breadcrumbs
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5, density: 0.5, gamma: 0.125}
+""",
+    "breadcrumbs_ties": """
+merge_method: breadcrumbs_ties
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5, density: 0.5, gamma: 0.125}
+""",
+    "slerp": """
+merge_method: slerp
+base_model: a
+slices:
+- sources:
+  - {model: a, layer_range: [0, 6]}
+  - {model: b, layer_range: [0, 6]}
+parameters:
+  t:
+  - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}
+  - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}
+  - {value: 0.5}
+""",
+    "gradient": """
+merge_method: task_arithmetic
+base_model: base
+models:
+- {model: a, parameters: {weight: [0.0, 1.0]}}
+- {model: b, parameters: {weight: [{filter: mlp.down_proj, value: [1, 0.5, 0]}, {value: 0.1}]}}
+""",
+    "filters": """
+merge_method: ties
+base_model: base
+models:
+- model: a
+  parameters:
+    weight: [{filter: mlp, value: 0.5}, {filter: lm_head, value: 2}, {value: 1}]
+- model: b
+  parameters: {weight: [{filter: down_proj, value: [0.5, 1.5]}, {value: 0.4}]}
+parameters:
+  density: [{filter: layernorm, value: 1.0}, {value: 0.5}]
+  lambda: [{filter: mlp, value: 0.5}]
+""",
+    "slices": """
+merge_method: task_arithmetic
+base_model: base
+slices:
+- sources:
+  - {model: a, layer_range: [0, 2], parameters: {weight: 1.0}}
+  - {model: b, layer_range: [0, 2], parameters: {weight: 0.25}}
+  - {model: base, layer_range: [0, 2]}
+- sources:
+  - {model: a, layer_range: [2, 6], parameters: {weight: [0.0, 0.9]}}
+  - {model: b, layer_range: [2, 6]}
+  - {model: base, layer_range: [2, 6]}
+  parameters: {weight: [{filter: mlp, value: 0.3}, {value: 0.2}]}
+""",
+    "model_stock": """
+merge_method: model_stock
+base_model: base
+models: [{model: a}, {model: b}]
+""",
+    "sce": """
+merge_method: sce
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {select_topk: 0.5}
+""",
+}
+
+
+def form(name: str, folder: Path) -> str:
+    """Return a configuration with its models in a folder."""
+    return re.sub(r"(model: |base_model: )(base|a|b)\b", rf"\g<1>{folder}/\2", FORMS[name])

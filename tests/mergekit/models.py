@@ -1,0 +1,55 @@
+"""A small Llama and fine-tunes of it, in folders that both programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.engine.merging import tune
+from tests.models import write_model
+
+LAYERS, HIDDEN, INNER, WORDS = 6, 16, 24, 32
+MODELS = ("base", "a", "b")
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": LAYERS,
+    "vocab_size": WORDS,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    found = {"model.embed_tokens.weight": some(WORDS, HIDDEN)}
+    for number in range(LAYERS):
+        layer = f"model.layers.{number}."
+        for part in "qkvo":
+            found[f"{layer}self_attn.{part}_proj.weight"] = some(HIDDEN, HIDDEN)
+        found[f"{layer}mlp.gate_proj.weight"] = some(INNER, HIDDEN)
+        found[f"{layer}mlp.up_proj.weight"] = some(INNER, HIDDEN)
+        found[f"{layer}mlp.down_proj.weight"] = some(HIDDEN, INNER)
+        found[f"{layer}input_layernorm.weight"] = some(HIDDEN)
+        found[f"{layer}post_attention_layernorm.weight"] = some(HIDDEN)
+    found["model.norm.weight"] = some(HIDDEN)
+    found["lm_head.weight"] = some(WORDS, HIDDEN)
+    return found
+
+
+def write_llamas(folder: Path) -> None:
+    """Write base, a and b."""
+    base = tensors()
+    write_model(folder / "base", base, config=CONFIG)
+    for seed, name in enumerate(("a", "b"), 1):
+        write_model(folder / name, tune(base, seed), config=CONFIG)

@@ -1,0 +1,168 @@
+"""A translated configuration says of each tensor what mergekit would, or is refused by its key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deltakit.errors import BadFile
+from deltakit.mergekit import is_mergekit, translate
+from deltakit.recipe import Rules
+from deltakit.recipe.text import parse
+from deltakit.tensors.checkpoint import Checkpoint
+from tests.mergekit.configs import FORMS, form
+from tests.mergekit.models import LAYERS, write_llamas
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llamas")
+    write_llamas(folder)
+    return folder
+
+
+def read(text: str) -> Any:
+    return parse(text.encode(), is_yaml=True)
+
+
+def evaluated(setting: Any, name: str, t: float) -> Any:
+    """Mergekit's `evaluate_setting`, as it is written there."""
+    if isinstance(setting, dict):
+        setting = [setting]
+    if not isinstance(setting, list):
+        return setting
+    if all(not isinstance(entry, dict) for entry in setting):
+        scaled = t * (len(setting) - 1)
+        low = int(scaled)
+        high = min(len(setting) - 1, low + 1)
+        return (1 - (scaled - low)) * setting[low] + (scaled - low) * setting[high]
+    for part in setting:
+        if part.get("filter") in (None, "*") or part["filter"] in name:
+            return evaluated(part["value"], name, t)
+    return None
+
+
+def expected(config: Any, key: str, name: str, model: str | None, default: Any) -> Any:
+    """The value of a parameter of one tensor, by mergekit's order of scopes and its t."""
+    slices = config.get("slices") or [{"sources": config.get("models", [])}]
+    parts = name.split(".")
+    number = int(parts[2]) if parts[1] == "layers" else None
+    ranges = [part["sources"][0].get("layer_range", [0, LAYERS]) for part in slices]
+    if number is None:
+        place, t = 0 if "embed" in name else len(slices) - 1, 0.0
+    else:
+        place = next(i for i, (a, b) in enumerate(ranges) if a <= number < b)
+        a, b = ranges[place]
+        t = (number - a) / (b - a - 1) if b - a > 1 else 1.0
+    own = [s.get("parameters") for s in slices[place]["sources"] if s["model"] == model]
+    for scope in (*own, slices[place].get("parameters"), config.get("parameters")):
+        found = evaluated((scope or {}).get(key), name, t)
+        if found is not None:
+            return found
+    return default
+
+
+@pytest.mark.parametrize("name", ["gradient", "filters", "slices", "task_arithmetic", "linear"])
+def test_weights_and_scale_of_each_tensor_are_mergekits(name: str, models: Path):
+    config = read(form(name, models))
+    recipe = translate(config).recipe
+    rules = Rules(recipe.checked(), Checkpoint.open(models / "base").infos)
+    for tensor in Checkpoint.open(models / "base").infos:
+        found = rules.effective(tensor)
+        for task, weight in zip(recipe.tasks, found.weights, strict=True):
+            assert weight == pytest.approx(expected(config, "weight", tensor, task.path, None))
+        assert found.scale == pytest.approx(expected(config, "lambda", tensor, None, 1.0)), tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "ours"), [("filters", "density", "density"), ("slerp", "t", "t")]
+)
+def test_settings_of_each_tensor_are_mergekits(name: str, key: str, ours: str, models: Path):
+    config = read(form(name, models))
+    rules = Rules(translate(config).recipe.checked(), Checkpoint.open(models / "base").infos)
+    for tensor in Checkpoint.open(models / "base").infos:
+        value = getattr(rules.effective(tensor).method.strategy, ours)
+        assert value == pytest.approx(expected(config, key, tensor, None, None)), tensor
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_form_is_a_recipe_that_can_be_checked(name: str, models: Path):
+    config = read(form(name, models))
+    assert is_mergekit(config)
+    recipe = translate(config).recipe.checked()
+    Rules(recipe, Checkpoint.open(models / "base").infos)
+    assert not is_mergekit(read(recipe.encode().decode()))
+
+
+HEAD = "merge_method: ties\nbase_model: base\nmodels:\n- {model: a}\n- {model: b}\n"
+WEIGHED = HEAD + "parameters: {weight: 1, density: 0.5}\n"
+
+REFUSED = [
+    (HEAD, "weight is missing for"),
+    (WEIGHED + "chat_template: auto", "chat_template"),
+    (WEIGHED + "modules: {}", "exactly one of models, slices and modules"),
+    (WEIGHED + "tokenizer: {source: union, pad_to_multiple_of: 8}", "pad_to_multiple_of"),
+    (WEIGHED + "tokeniser_source: base", "unknown key 'tokeniser_source'"),
+    (WEIGHED.replace("density", "densty"), "has no 'densty'"),
+    (WEIGHED.replace("ties", "tise", 1), "'tise' has no counterpart"),
+    (WEIGHED.replace("ties", "passthrough", 1), "passthrough stacks layers"),
+    (
+        WEIGHED.replace("weight: 1,", "weight: 1, rescale: true,"),
+        "rescale: True has no counterpart",
+    ),
+    (WEIGHED.replace("base_model: base\n", ""), "base_model is missing"),
+    (WEIGHED.replace("{model: a}", "{model: org/name}"), "no such folder"),
+    (WEIGHED.replace("{model: a}", "{model: a+lora}"), "an adapter on it"),
+    (
+        HEAD.replace("{model: a}", "{model: a, parameters: {density: 0.2}}")
+        + "parameters: {weight: 1, density: 0.5}\n",
+        "density differs from model to model",
+    ),
+    (
+        "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
+        "parameters: {normalize: false, weight: 2}\nbase_model: b",
+        "base_model is not among the models",
+    ),
+    (
+        "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 1}}\n"
+        "- {model: b, parameters: {weight: 1}}\nparameters: {normalize: false}",
+        "do not sum to 1",
+    ),
+    (
+        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n- sources:\n"
+        "  - {model: a, layer_range: [0, 4]}\n  - {model: b, layer_range: [2, 6]}\n",
+        "stack layers",
+    ),
+    (
+        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n- sources:\n"
+        "  - {model: a, layer_range: [0, 4]}\n  - {model: b, layer_range: [0, 4]}\n",
+        "the last layers are left out",
+    ),
+    (
+        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n"
+        "- sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 4]}]\n"
+        "- sources: [{model: a, layer_range: [2, 6]}, {model: b, layer_range: [2, 6]}]\n",
+        "come twice or in another order",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "match"), REFUSED, ids=range(len(REFUSED)))
+def test_what_has_no_counterpart_is_refused_by_its_key(
+    text: str, match: str, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(models)
+    with pytest.raises(BadFile, match=match):
+        translate(read(text))
+
+
+def test_what_is_read_otherwise_is_told(models: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(models)
+    text = WEIGHED.replace("ties", "dare_ties", 1) + "dtype: bfloat16\ntokenizer_source: union\n"
+    found = translate(read(text.replace("weight: 1,", "weight: 1, int8_mask: true,")))
+    told = "\n".join(found.notes)
+    for words in ("another generator", "exactly 0", "dtype: bfloat16", "int8_mask"):
+        assert words in told
+    assert (found.recipe.dtype, found.recipe.tokenizer) == ("BF16", "union")
+    assert found.recipe.mask is not None
+    assert found.recipe.mask.settings == {"density": 0.5, "rescale": "l1"}
