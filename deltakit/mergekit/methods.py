@@ -19,6 +19,7 @@ _DELLA_NOTE = (
     "della's rescale divides each entry by its probability, as the paper; mergekit restores the L1"
     " norm of the tensor"
 )
+_STOCK_NOTE = "where deltas point apart the ratio is 0, the base; mergekit's goes below it"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ METHODS: dict[str, Method] = {
         {**_DELTAS, "rescale": True}, {**_EACH, "epsilon": 0.15}, notes=[_MASKS_NOTE, _DELLA_NOTE]
     ),
     "slerp": Method({"t": None}),
-    "model_stock": Method({"filter_wise": False}),
+    "model_stock": Method({"filter_wise": False}, notes=[_STOCK_NOTE]),
     "sce": Method({"select_topk": 1.0, "int8_mask": False}),
 }
 

@@ -181,3 +181,24 @@ def test_convert_refuses_to_overwrite(here):
     done = deltakit("recipe", "convert", "r.yaml", "r.yaml")
     assert done.exit_code == 1
     assert "r.yaml" in done.stderr
+
+
+def test_mergekits_yaml_is_a_recipe_too_and_its_notes_are_printed(here):
+    text = "merge_method: ties\nbase_model: base\nmodels: [{model: base}, {model: c}]\n"
+    write_model(here / "c", tune(tensors(), 5))
+    (here / "k.yaml").write_text(text + "parameters: {weight: 1, density: [0.2, 0.6]}\n")
+    done = deltakit("merge", "--recipe", "k.yaml", "--out", "m")
+    assert done.exit_code == 0, done.output
+    assert "note: mergekit: " in done.stderr
+    rows = json.loads(deltakit("recipe", "show", "k.yaml", "--json").stdout)["tensors"]
+    densities = {row["name"]: row.get("strategy", {}).get("density") for row in rows}
+    assert (densities["h.0.weight"], densities["h.2.weight"]) == (0.2, 0.6)
+    assert densities["embed.weight"] == 0.2
+    assert deltakit("merge", "--recipe", "m", "--out", "again").exit_code == 0
+    first, second = ((here / n / "model.safetensors").read_bytes() for n in ("m", "again"))
+    assert first == second
+    (here / "k.yaml").write_text(text + "chat_template: auto\n")
+    done = deltakit("merge", "--recipe", "k.yaml")
+    assert done.exit_code == 1
+    assert "chat_template" in done.stderr
+    assert "k.yaml" in done.stderr

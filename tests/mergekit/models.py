@@ -10,7 +10,6 @@ from tests.engine.merging import tune
 from tests.models import write_model
 
 LAYERS, HIDDEN, INNER, WORDS = 6, 16, 24, 32
-MODELS = ("base", "a", "b")
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -48,8 +47,9 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def write_llamas(folder: Path) -> None:
-    """Write base, a and b."""
+    """Write base, a and b, whose deltas have a part in common."""
     base = tensors()
     write_model(folder / "base", base, config=CONFIG)
+    common = tune(base, 9)
     for seed, name in enumerate(("a", "b"), 1):
-        write_model(folder / name, tune(base, seed), config=CONFIG)
+        write_model(folder / name, tune(common, seed), config=CONFIG)

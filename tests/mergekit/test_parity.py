@@ -12,7 +12,7 @@ from deltakit.engine import execute
 from deltakit.errors import DeltakitError
 from deltakit.mergekit import translate
 from deltakit.merging import plan_recipe
-from deltakit.recipe.text import parse
+from deltakit.recipe.text import read_data
 from tests.engine.merging import weights
 from tests.mergekit.configs import FORMS, form
 from tests.mergekit.models import write_llamas
@@ -20,32 +20,50 @@ from tests.mergekit.models import write_llamas
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
 
+# One process for all forms: most of its time is its imports.
+RUN = """
+import sys, yaml
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+options = MergeOptions(copy_tokenizer=False, write_model_card=False, random_seed=0)
+for name in sys.argv[1:]:
+    with open(name + ".yaml") as file:
+        config = MergeConfiguration.model_validate(yaml.safe_load(file))
+    run_merge(config, "theirs-" + name, options=options)
+"""
+
 
 @pytest.fixture(scope="module")
-def program() -> Path:
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what mergekit makes of each form."""
     try:
-        return peer.install(ROOT / ".cache" / "deltakit")
+        program = peer.install(ROOT / ".cache" / "deltakit")
     except DeltakitError as error:
         pytest.skip(f"mergekit cannot be installed here: {error.fact}")
+    folder = tmp_path_factory.mktemp("peer")
+    write_llamas(folder)
+    for name in FORMS:
+        (folder / f"{name}.yaml").write_text(form(name, folder))
+    done = subprocess.run(
+        [program.parent / "python", "-c", RUN, *FORMS],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_same_configuration_gives_the_same_numbers(
-    name: str, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_llamas(tmp_path)
-    text = form(name, tmp_path)
-    Path("config.yaml").write_text(text)
-    words = [program, "config.yaml", "theirs", *peer.OPTIONS, "--no-write-model-card"]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=offline)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = translate(parse(text.encode(), is_yaml=True))
-    execute(plan_recipe(found.recipe), "ours")
-    ours, theirs = weights(tmp_path / "ours"), weights(tmp_path / "theirs")
+def test_the_same_configuration_gives_the_same_numbers(name: str, merged: Path) -> None:
+    found = translate(read_data(merged / f"{name}.yaml"))
+    execute(plan_recipe(found.recipe), merged / f"ours-{name}")
+    ours, theirs = (weights(merged / f"{whose}-{name}") for whose in ("ours", "theirs"))
+    base = weights(merged / "base")
     assert set(ours) == set(theirs)
-    base = weights(tmp_path / "base")
     assert any(not torch.equal(tensor, base[key]) for key, tensor in ours.items())
     for key, tensor in ours.items():
         assert tensor.dtype == theirs[key].dtype
