@@ -190,7 +190,7 @@ def bracket(
     values, places int32, longer than the delta. Returns both counts, None where not done.
     """
     count = delta.numel()
-    if compiled is None or min(len(values), len(places)) <= count or high >= 1 << 31:
+    if compiled is None or min(len(values), len(places)) <= count:
         return None
     base = delta.base
     shared = None if base is None else _entries(base, count)

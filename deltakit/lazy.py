@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from deltakit.trim import Cut
+    from deltakit.cut import Cut
 
 
 @dataclass(frozen=True, eq=False)

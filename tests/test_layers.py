@@ -10,11 +10,13 @@ ROOT = Path(__file__).parent.parent
 
 # From the top down. A row with several names is several rooms on one floor, open to each other.
 ROOMS = [
-    ["errors", "formula", "stored"],
+    ["cut", "errors", "formula", "stored"],
     ["kernels", "sizes"],
     ["lazy"],
     ["ops"],
-    ["combination", "rng", "trim"],
+    ["combination", "magnitudes", "rng"],
+    ["bracket"],
+    ["trim"],
     ["tensors"],
     ["provenance", "delta_source"],
     ["delta", "importance", "mask"],

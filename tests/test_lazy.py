@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deltakit.cut import Cut
 from deltakit.lazy import LazyDelta, LazyDeltas
-from deltakit.trim import Cut
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

@@ -8,19 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltakit import trim
+from deltakit import bracket, trim
 from deltakit.trim import find_cut
 
 KINDS = [torch.float32, torch.float64]
 
 
 @pytest.fixture(
-    params=[0, 2, trim.MOST_HELD], ids=["counted", "gathered", "held"], autouse=True, scope="module"
+    params=[0, 2, bracket.MOST_HELD],
+    ids=["counted", "gathered", "held"],
+    autouse=True,
+    scope="module",
 )
 def way(request: pytest.FixtureRequest) -> Iterator[None]:
     """The ways to find a cut: counting all digits, gathering after the first, holding all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trim, "MOST_HELD", request.param)
+        patch.setattr(bracket, "MOST_HELD", request.param)
         yield
 
 
@@ -121,3 +125,21 @@ def test_a_trim_of_many_entries_is_a_stable_sort_whatever_a_sample_says(shape, d
         values = values.sort().values
     count = max(1, round(density * len(values)))
     assert np.array_equal(trimmed(values, count, 100_000), sorted_reference(values, count))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.999])
+@pytest.mark.parametrize("step", [0.0, 0.25])  # levels of the values; 0 for none
+def test_a_cut_that_a_sample_suggests_is_the_cut(step: float, share: float):
+    numel = 300_000
+    values = torch.randn(numel, generator=torch.Generator().manual_seed(1))
+    values = (values / step).round() * step if step else values
+    parts = list(values.split(90_000))
+    count = round(share * numel)
+
+    def sample() -> Iterator[torch.Tensor]:
+        return iter(values[: 1 << 14].split(1000))
+
+    cut = find_cut(lambda: iter(parts), count, numel, sample)
+    assert cut == find_cut(lambda: iter(parts), count)
+    kept = torch.cat([cut.keeps(part, 90_000 * i) for i, part in enumerate(parts)])
+    assert int(kept.sum()) == count

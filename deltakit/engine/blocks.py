@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
-_SAMPLES, _SAMPLE = 16, 1024  # places of a sample, entries at each
+_SAMPLES, _SAMPLE = 16, 4096  # places of a sample, entries at each
 
 
 class Buffers:
@@ -161,8 +161,7 @@ class StackReader:
 
 
 def _places(numel: int) -> Sequence[int]:
-    count = _SAMPLES if numel < 1 << 24 else 4 * _SAMPLES
-    return [place * numel // count for place in range(count)]
+    return [place * numel // _SAMPLES for place in range(_SAMPLES)]
 
 
 def room_bytes(plan: Plan) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deltakit.bracket import MOST_HELD
 from deltakit.delta_source import merged_names
 from deltakit.engine.aside import notes_on_aside, set_aside
 from deltakit.engine.checks import (
@@ -38,7 +39,6 @@ from deltakit.recipe import Effective, Recipe, Rules
 from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.source import TensorSource
-from deltakit.trim import MOST_HELD
 from deltakit.vocabulary import MatchedBase
 
 

@@ -38,23 +38,28 @@ WIDE static Py_ssize_t bracket(Delta *delta, Py_ssize_t from, Py_ssize_t n, cons
         float b[CHUNK];
         float x[CHUNK];
         int32_t bits[CHUNK];
+        uint8_t between[CHUNK + 8] = {0};
         int32_t greater = 0;
-        int32_t between = 0;
         if (base) widen(base, base_dtype, at, count, b);
         load(delta, from, at, count, b, x);
         thin(delta, from + at, count, x);
         for (Py_ssize_t i = 0; i < count; i++) {
             bits[i] = (int32_t)(as_bits(x[i]) & 0x7fffffff);
             greater += bits[i] > high;
-            between += (uint32_t)bits[i] - (uint32_t)low <= width;
+            between[i] = (uint32_t)bits[i] - (uint32_t)low <= width;
         }
         *above += greater;
-        if (between)
-            for (Py_ssize_t i = 0; i < count; i++) { /* written always, kept where it counts */
+        for (Py_ssize_t first = 0; first < count; first += 8) {
+            uint64_t any;
+            memcpy(&any, between + first, 8);
+            if (!any) continue; /* most groups of eight */
+            Py_ssize_t last = first + 8 < count ? first + 8 : count;
+            for (Py_ssize_t i = first; i < last; i++) { /* written always, kept where it counts */
                 values[found] = bits[i];
                 places[found] = (int32_t)(from + at + i);
-                found += (uint32_t)bits[i] - (uint32_t)low <= width;
+                found += between[i];
             }
+        }
     });
     return found;
 }

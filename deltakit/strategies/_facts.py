@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from deltakit.cut import Cut
 from deltakit.strategies._stack import Stack, Whole
-from deltakit.trim import Cut, find_cut
+from deltakit.trim import find_cut
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit import ops
+from deltakit.cut import Cut
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
-from deltakit.trim import Cut, find_cut
+from deltakit.trim import find_cut
 
 if TYPE_CHECKING:
     from torch import Tensor

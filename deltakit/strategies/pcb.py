@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
+from deltakit.cut import Cut
 from deltakit.strategies._facts import derived_cut, whole_of
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy, check_positive_weights
-from deltakit.trim import Cut
 
 if TYPE_CHECKING:
     from torch import Tensor
