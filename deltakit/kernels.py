@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
+_INTERFACE = 1  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
     if os.environ.get("DELTAKIT_KERNELS") == "0":
         return None
     try:
-        return importlib.import_module("deltakit._kernels")
+        built = importlib.import_module("deltakit._kernels")
     except ImportError:
         return None
+    return built if getattr(built, "INTERFACE", None) == _INTERFACE else None
 
 
 compiled: Any = _load()

@@ -54,6 +54,12 @@ class LazyDelta:
         widest = self.stored if self.base is None else self.base
         return torch.float64 if widest.dtype is torch.float64 else torch.float32
 
+    @property
+    def device(self) -> torch.device | str:
+        """Where it is computed."""
+        stored = self.stored
+        return "cpu" if isinstance(stored, Stored | StoredSparse) else stored.device
+
     def numel(self) -> int:
         return self.stored.numel()
 
@@ -62,7 +68,7 @@ class LazyDelta:
         """The delta itself, flat; not to be modified."""
         import torch
 
-        out = torch.empty(self.numel(), dtype=self.dtype)
+        out = torch.empty(self.numel(), dtype=self.dtype, device=self.device)
         self.into(out)
         return out
 
@@ -114,19 +120,14 @@ class LazyDeltas:
         """Return a new tensor of one delta's shape."""
         import torch
 
-        return torch.empty(self.shape, dtype=self.dtype, device=self._device)
-
-    @property
-    def _device(self) -> torch.device | str:
-        stored = self.each[0].stored
-        return "cpu" if isinstance(stored, Stored | StoredSparse) else stored.device
+        return torch.empty(self.shape, dtype=self.dtype, device=self.each[0].device)
 
     @cached_property
     def tensor(self) -> Tensor:
         """The deltas themselves, (k, *shape); not to be modified."""
         import torch
 
-        deltas = torch.empty((len(self), *self.shape), dtype=self.dtype, device=self._device)
+        deltas = torch.empty((len(self), *self.shape), dtype=self.dtype, device=self.each[0].device)
         for delta, out in zip(self.each, deltas, strict=True):
             delta.into(out.view(-1))
         return deltas

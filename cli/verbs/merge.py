@@ -110,6 +110,9 @@ def command(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Scratch memory at most, as 512MB.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cuda|mps", help="Sum and round on this device.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier merge in --out.")
     ] = False,
@@ -225,6 +228,7 @@ def command(
             plan,
             out,
             overwrite=overwrite,
+            device=device,
             resume=resume,
             allow_nonfinite=allow_nonfinite,
             progress=meter.advance,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
-_SAMPLES, _SAMPLE = 16, 4096  # places of a sample, entries at each
+_LAZY_BLOCK = 1 << 20  # what is not computed may be long
+_SAMPLE = 2048  # entries at each place of a sample
+_PLACES, _PLACES_OF_MODEL = 32, 256
 
 
 class Buffers:
@@ -29,11 +31,12 @@ class Buffers:
     Allocated once, because fresh temporaries cost more in page faults than the arithmetic on them.
     """
 
-    def __init__(self, experts: int, block: int, room: int = 0) -> None:
+    def __init__(self, experts: int, block: int, room: int = 0, *, pins: bool = False) -> None:
         import torch
 
-        self.base = torch.empty(block * 8, dtype=torch.uint8)
-        self.experts = [torch.empty(block * 8, dtype=torch.uint8) for _ in range(experts)]
+        self.base, *self.experts = (
+            torch.empty(block * 8, dtype=torch.uint8, pin_memory=pins) for _ in range(1 + experts)
+        )
         self._rooms = [Room(room) for _ in range(ROOMS)] if room else []
 
     def room(self) -> Room:
@@ -119,7 +122,7 @@ class StackReader:
     def _look_buffers(self) -> Buffers:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
         if buffers is None:
-            buffers = self._own.buffers = Buffers(1, LOOK_BLOCK)
+            buffers = self._own.buffers = Buffers(1, _LAZY_BLOCK)
         return buffers
 
     def _bases(self, name: str) -> Iterator[Tensor]:
@@ -129,39 +132,39 @@ class StackReader:
             stop = min(start + LOOK_BLOCK, numel)
             yield self._base_block(name, start, stop, self._look_buffers()).tensor
 
-    def _lazy_blocks(self, name: str, expert: int) -> Iterator[LazyDelta]:
+    def _lazy_blocks(self, name: str, expert: int, block: int = _LAZY_BLOCK) -> Iterator[LazyDelta]:
         """Yield one expert's delta of a parameter, block after block."""
         numel = self._plan.base.infos[name].numel
-        for start in range(0, numel, LOOK_BLOCK):
-            yield self._look(name, expert, start, min(start + LOOK_BLOCK, numel))
+        for start in range(0, numel, block):
+            yield self._look(name, expert, start, min(start + block, numel))
 
     def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
-        return (delta.tensor for delta in self._lazy_blocks(name, expert))
+        return (delta.tensor for delta in self._lazy_blocks(name, expert, LOOK_BLOCK))
 
     def _sample(self, name: str, expert: int) -> Iterator[LazyDelta]:
         """Yield stretches of one expert's delta from all over a parameter."""
         numel = self._plan.base.infos[name].numel
-        for at in _places(numel):
+        for at in _places(numel, _PLACES):
             yield self._look(name, expert, at, min(at + _SAMPLE, numel))
 
     def _lazy_blocks_of_model(self, group: Group, expert: int) -> Iterator[LazyDelta]:
         return chain.from_iterable(self._lazy_blocks(name, expert) for name in group.names)
 
     def _blocks_of_model(self, group: Group, expert: int) -> Iterator[Tensor]:
-        return (delta.tensor for delta in self._lazy_blocks_of_model(group, expert))
+        return chain.from_iterable(self._blocks(name, expert) for name in group.names)
 
     def _sample_of_model(
         self, group: Group, starts: Sequence[int], expert: int
     ) -> Iterator[LazyDelta]:
-        for at in _places(starts[-1]):
+        for at in _places(starts[-1], _PLACES_OF_MODEL):
             place = bisect_right(starts, at) - 1
             name, start = group.names[place], at - starts[place]
             stop = min(start + _SAMPLE, self._plan.base.infos[name].numel)
             yield self._look(name, expert, start, stop)
 
 
-def _places(numel: int) -> Sequence[int]:
-    return [place * numel // _SAMPLES for place in range(_SAMPLES)]
+def _places(numel: int, count: int) -> Sequence[int]:
+    return [place * numel // count for place in range(count)]
 
 
 def room_bytes(plan: Plan) -> int:

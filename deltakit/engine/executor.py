@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from deltakit.engine.aside import write_heads
+from deltakit.engine.device import Device
 from deltakit.engine.fold import finish, folding
 from deltakit.engine.folder import check_target, write_sidecars
 from deltakit.engine.keeping import check_allowed
@@ -32,6 +33,7 @@ def execute(
     resume: bool = False,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
+    device: str | None = None,
     files: Files = LOCAL,
 ) -> Report:
     """Merge into the folder `out` and return what was done.
@@ -45,13 +47,16 @@ def execute(
     With `resume`, shards that were complete when a merge of the same recipe and the same inputs
     into the same folder was interrupted (Ctrl-C, a full disk, a crash) are not made again, and are
     kept for the next time should this one be; the bytes are the same.
+
+    `device` ("cuda", "cuda:1", "mps") sums and rounds there; BadValue where that cannot be.
     """
     import torch  # noqa: F401  takes seconds the first time: not part of the merge
 
     out = Path(out)
     if plan.keeping is not None:
-        check_allowed(resume=resume, nonfinite=allow_nonfinite)
+        check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
     check_target(plan, out, overwrite, files)
+    there = None if device is None else Device(device, [e.method for e in plan.effective.values()])
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
     keep = key(plan, allow_nonfinite) if resume else None
@@ -65,7 +70,7 @@ def execute(
             folding(plan, folder, files, progress) as fold,
             one_torch_thread(),
         ):
-            worker = Worker(plan, output, tally, allow_nonfinite, fold)
+            worker = Worker(plan, output, tally, allow_nonfinite, fold, there)
             run_all(worker.do, units(plan, shards), plan.threads)
         report = tally.report(plan, out)
         report.resumed = len(done)

@@ -96,15 +96,22 @@ def streaming() -> list[str]:
     return [name for name in names() if issubclass(find(name), Streaming)]
 
 
-def check_allowed(*, resume: bool, nonfinite: bool) -> None:
+def check_allowed(*, resume: bool, nonfinite: bool, device: bool = False) -> None:
     """Raise BadValue for what a merge that keeps its state cannot do."""
-    if resume or nonfinite:
-        raise BadValue(
-            "a merge that keeps its running state is not resumed"
-            if resume
-            else "a running state holds no NaN: what is added to it later could not be told apart",
-            remedy=f"leave out {'--resume' if resume else '--allow-nonfinite'}, or --keep-state",
-        )
+    facts = {
+        "--resume": (resume, "is not resumed"),
+        "--allow-nonfinite": (
+            nonfinite,
+            "holds no NaN: what is added later could not be seen",
+        ),
+        "--device": (device, "is computed on the processor"),
+    }
+    for option, (given, fact) in facts.items():
+        if given:
+            raise BadValue(
+                f"a merge that keeps its running state {fact}",
+                remedy=f"leave out {option}, or --keep-state",
+            )
 
 
 def check_before(before: State, groups: Sequence[Group]) -> None:

@@ -34,13 +34,14 @@ def add_and_round(
         merged = Combination.sum(merged[None], [1.0])
     found = merged.add_to(base.stored, out)
     if found is None:
-        return _add_and_round(base, merged.tensor, deltas, out)
+        return round_in_torch(base, merged.tensor, deltas, out)
     if merged.deltas.same_stored(deltas):
         return found
     return replace(found, squares=(*deltas.squares(), found.squares[-1]))
 
 
-def _add_and_round(base: LazyDelta, merged: Tensor, deltas: LazyDeltas, out: Tensor) -> Found:
+def round_in_torch(base: LazyDelta, merged: Tensor, deltas: LazyDeltas, out: Tensor) -> Found:
+    """Do what `add_and_round` does, without kernels, wherever the tensors are."""
     import torch
 
     wide = base.tensor

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deltakit.combination import Combination
 from deltakit.engine.blocks import Buffers, StackReader, room_bytes
+from deltakit.engine.device import Device
 from deltakit.engine.fold import Fold
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
@@ -30,9 +31,10 @@ class Worker:
         tally: Tally,
         allow_nonfinite: bool,
         fold: Fold | None = None,
+        device: Device | None = None,
     ) -> None:
         self._plan, self._output, self._tally = plan, output, tally
-        self._allow_nonfinite, self._fold = allow_nonfinite, fold
+        self._allow_nonfinite, self._fold, self._device = allow_nonfinite, fold, device
         self._reader = StackReader(plan)
         self._room_bytes = room_bytes(plan)
         self._own = threading.local()
@@ -63,7 +65,8 @@ class Worker:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
         if buffers is None:
             plan = self._plan
-            buffers = Buffers(len(plan.experts), plan.block, self._room_bytes)
+            pins = self._device is not None and self._device.pins
+            buffers = Buffers(len(plan.experts), plan.block, self._room_bytes, pins=pins)
             self._own.buffers = buffers
         return buffers
 
@@ -78,7 +81,10 @@ class Worker:
         result = out.view(torch_dtype(self._plan.output_info(unit.name).dtype))
         base = stack.stored_base
         assert isinstance(base, LazyDelta)
-        found = add_and_round(base, merged, stack.lazy, result)
+        if self._device is not None and isinstance(merged, Combination):
+            found = self._device.add_and_round(base, merged, stack.lazy, result)
+        else:
+            found = add_and_round(base, merged, stack.lazy, result)
         if not found.finite and not self._allow_nonfinite:
             refuse_nonfinite(result, stack, self._plan.recipe)
         *squares, square = found.squares

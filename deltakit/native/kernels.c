@@ -193,4 +193,13 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,
                                     NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__kernels(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__kernels(void)
+{
+    PyObject *made = PyModule_Create(&module);
+    /* raised with every change of what is passed: kernels.py does not call those of another build */
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 1) < 0) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
+}

@@ -24,7 +24,7 @@ from deltakit.strategies._settings import (
     range_of,
 )
 from deltakit.strategies._stack import Stack, Whole
-from deltakit.strategies._strategy import Scores, Strategy
+from deltakit.strategies._strategy import Combining, Scores, Strategy
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 
@@ -32,6 +32,7 @@ _strategies = Catalogue("strategy", sys.modules[__name__], Strategy, "deltakit.s
 names, find, get = _strategies.names, _strategies.find, _strategies.get
 
 __all__ = [
+    "Combining",
     "Count",
     "Density",
     "DropRate",
