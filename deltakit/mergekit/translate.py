@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deltakit.errors import BadFile, nearest
-from deltakit.mergekit.config import Config, Parameters, Slice, Source, filters, value_of
+from deltakit.mergekit.config import Config, Parameters, Slice, filters, value_of
 from deltakit.mergekit.methods import Made, made, method
+from deltakit.mergekit.models import holds, names_of, path_of, slices_of
 from deltakit.recipe import Recipe, Regex, Rule, Task
 from deltakit.recipe.gradient import at
 from deltakit.recipe.keys import convert
@@ -61,9 +61,9 @@ class _Translation:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.method = method(config.merge_method)
-        self.slices = _slices(config)
-        self.base = None if config.base_model is None else _path(config.base_model, "base_model")
-        given = [_path(source.model, "model") for source in self.slices[0].sources]
+        self.slices = slices_of(config)
+        self.base = None if config.base_model is None else path_of(config.base_model, "base_model")
+        given = [path_of(source.model, "model") for source in self.slices[0].sources]
         if self.base is None and self.method.needs_base:
             raise BadFile(f"base_model is missing, which {config.merge_method} needs")
         self.notes = list(self.method.notes)
@@ -77,7 +77,7 @@ class _Translation:
             raise BadFile("base_model is not among the models, and linear has no use for it")
         if len(set(self.merged)) != len(self.merged):
             raise BadFile("a model is there twice", got=", ".join(self.merged))
-        self.names = _names(self.merged)
+        self.names = names_of(self.merged)
         self.model = Checkpoint.open(self.base or given[0])
         self._check_layers()
         self._check_parameters()
@@ -104,7 +104,7 @@ class _Translation:
         if config.tokenizer is not None:
             tokenizer = config.tokenizer.source
         if tokenizer not in (None, "base", "union"):
-            tokenizer = _path(tokenizer, "tokenizer_source")
+            tokenizer = path_of(tokenizer, "tokenizer_source")
         recipe = Recipe(
             base=str(self.model.path),
             tasks=[
@@ -132,7 +132,7 @@ class _Translation:
             number = layer(name)
             matched = frozenset(text for text in every if text in name)
             if number is not None:
-                place = next(i for i, part in enumerate(self.slices) if _holds(part, number))
+                place = next(i for i, part in enumerate(self.slices) if holds(part, number))
             else:  # before the layers the first slice counts, after them the last
                 place = len(self.slices) - 1 if where[name] else 0
             found.setdefault((number is not None, place, matched), []).append(name)
@@ -165,7 +165,7 @@ class _Translation:
         each: dict[str, list[Any]] = {key: [] for key in self.method.each}
         for path in self.merged:
             own = next(
-                (s.parameters for s in part.sources if _path(s.model, "model") == path), None
+                (s.parameters for s in part.sources if path_of(s.model, "model") == path), None
             )
             for key, default in self.method.each.items():
                 each[key].append(value(key, default, [own, *shared], path))
@@ -273,67 +273,3 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadFile("a number is expected", got=f"{value}"[:80])
     return float(value)
-
-
-def _holds(part: Slice, number: int) -> bool:
-    found = part.sources[0].layer_range
-    return found is None or found[0] <= number < found[1]
-
-
-def _slices(config: Config) -> list[Slice]:
-    """Return the slices of a configuration: one of all layers where it names models."""
-    if config.models is not None:
-        if any(source.layer_range is not None for source in config.models):
-            raise BadFile("layer_range belongs to slices, not to models")
-        slices = [Slice(config.models)]
-    else:
-        slices = config.slices or []
-    if not slices or not all(part.sources for part in slices):
-        raise BadFile("no model is named")
-    first = [_path(source.model, "model") for source in slices[0].sources]
-    for part in slices:
-        if [_path(source.model, "model") for source in part.sources] != first:
-            raise BadFile("slices: all are to be made of the same models, in one order")
-        if part.base_model is not None and part.base_model != config.base_model:
-            raise BadFile("slices: a base_model of a slice's own has no counterpart")
-        if part.residual_weight is not None:
-            raise BadFile("slices: residual_weight has no counterpart")
-        if any(isinstance(s, Source) and s.layer_range is None for s in part.sources) and (
-            config.slices is not None
-        ):
-            raise BadFile("slices: a source without its layer_range")
-    return slices
-
-
-def _path(model: Any, key: str) -> str:
-    """Return the folder that a model is named by; adapters and names on a hub are refused."""
-    if isinstance(model, Mapping):
-        found = model.get("model")
-        inner = found.get("path") if isinstance(found, Mapping) else found
-        if set(model) - {"model"} or not isinstance(inner, str):
-            raise BadFile(f"{key}: more than a path", got=f"{sorted(model)}", remedy="give a path")
-        model = inner
-    if not isinstance(model, str) or not model:
-        raise BadFile(f"{key} is no path", got=f"{model}"[:80])
-    if Path(model).exists():
-        return str(Path(model))
-    if "+" in model:
-        raise BadFile(
-            f"{key}: a model with an adapter on it",
-            got=model,
-            remedy="bake it first: deltakit lora bake ADAPTER --base MODEL --out DIR",
-        )
-    raise BadFile(
-        f"{key}: no such folder",
-        got=model,
-        remedy="download the model, and name its folder: nothing is fetched from a hub here",
-    )
-
-
-def _names(paths: Sequence[str]) -> list[str]:
-    """Return a name for each model: its folder's, numbered where that is not enough."""
-    short = [Path(path).resolve().name for path in paths]
-    return [
-        name if short.count(name) == 1 else f"{name}-{number}"
-        for number, name in enumerate(short, 1)
-    ]
