@@ -4,7 +4,7 @@ A thin SVD of an m by n matrix holds (m + n) min(m, n) numbers beside the matrix
 a matrix larger than the experts side by side. Factors are computed in the precision of the deltas:
 of float32 ones singular values are exact to about 1e-6 of the largest, singular vectors orthonormal
 to 1e-5 where their values are no rounding error. Matrices of GRAM_FROM rows and columns or more are
-decomposed by way of Gram matrices, in less than half of the time of LAPACK's SVD.
+decomposed by way of Gram matrices, in about half of the time of LAPACK's SVD.
 """
 
 from __future__ import annotations
