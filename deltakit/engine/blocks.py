@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
 _LAZY_BLOCK = 1 << 20  # what is not computed may be long
-_SAMPLE = 2048  # entries at each place of a sample
-_PLACES, _PLACES_OF_MODEL = 32, 256
+_SAMPLE = 4096  # entries at each place of a sample
+_PLACES, _PLACES_OF_MODEL = 16, 256
 
 
 class Buffers:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from deltakit.errors import BadValue
 
-DEFAULT_BLOCK = 1 << 18  # entries
+DEFAULT_BLOCK = 1 << 19  # entries
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
 LOOK_BYTES = 24  # for each entry held while a cut is found: patterns, a copy, places

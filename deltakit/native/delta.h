@@ -11,7 +11,7 @@
 #endif
 
 enum { MOST_ROWS = 256 };
-enum { STRETCH = 1 << 17 }; /* entries read at a time: those of a few experts stay in cache */
+enum { STRETCH = 1 << 16 }; /* entries read at a time: those of a few experts stay in cache */
 
 /* Flat entries as they are stored: in memory, or in a file, which is read a stretch at a time. */
 typedef struct {

@@ -290,7 +290,7 @@ def test_what_a_look_holds_counts_as_memory(models):
 
 
 def test_no_block_is_larger_than_it_can_be_of_use(models):
-    assert plan(models, "average", Limits(1, 1 << 44)).block <= 1 << 18
+    assert plan(models, "average", Limits(1, 1 << 44)).block <= 1 << 19
 
 
 def test_maps_of_other_tasks_and_of_two_scores_are_told(models, tmp_path):
