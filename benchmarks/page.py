@@ -22,4 +22,5 @@ def write(page: Path, name: str, text: str) -> None:
             where=str(page),
             expected=f"one line {begin.strip()!r}, and after it one line {end.strip()!r}",
         )
-    page.write_text(f"{before}{begin}\n```\n{text.strip(chr(10))}\n```\n\n{end}{after}", encoding="utf-8")
+    table = text.strip("\n")
+    page.write_text(f"{before}{begin}\n```\n{table}\n```\n\n{end}{after}", encoding="utf-8")

@@ -48,6 +48,10 @@ class Masking(Settings, ABC):
         """Return the masked deltas, a new tensor: (k, *shape) -> (k, *shape)."""
 
 
+# The smallest divisor: what is kept with a smaller probability is not kept, and 0 / 0 is no number.
+SMALLEST = 2.0**-126
+
+
 def thin(stack: Stack, densities: Tensor, rescale: Inverse) -> Tensor:
     """Return the deltas with each entry kept at its own probability: (k, *shape) both."""
     kept = stack.drawn_each(densities)

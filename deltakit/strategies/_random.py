@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 from deltakit.lazy import LazyDeltas
+from deltakit.strategies._masking import SMALLEST
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
 
@@ -35,7 +36,7 @@ def drop(stack: Stack, density: float, rescale: Rescale) -> LazyDeltas:
     """
     count = math.prod(stack.lazy.shape)
     kept = [stack.draw(i, density, stack.start, count) for i in range(len(stack.tasks))]
-    dropped = stack.lazy.dropped(kept, density if rescale == "inverse" else 1.0)
+    dropped = stack.lazy.dropped(kept, max(density, SMALLEST) if rescale == "inverse" else 1.0)
     if rescale != "l1":
         return dropped
     deltas = dropped.tensor.clone()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit.strategies._budget import water_fill
 from deltakit.strategies._facts import squares
-from deltakit.strategies._masking import Inverse, Masking
+from deltakit.strategies._masking import SMALLEST, Inverse, Masking
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Stack
 
@@ -85,6 +85,7 @@ class Dynamic(Masking):
             density = self.density_of(stack, expert)
             if density > 0.0:
                 kept = stack.draw(expert, density, stack.start, count).reshape(delta.shape)
-                factor = 1.0 / density if self.rescale == "inverse" else 1.0
-                torch.mul(delta * factor, kept, out=masked[expert])
+                torch.mul(delta, kept, out=masked[expert])
+                if self.rescale == "inverse":
+                    masked[expert] /= max(density, SMALLEST)
         return masked

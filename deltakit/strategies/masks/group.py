@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from deltakit.errors import BadValue
 from deltakit.rng import Draws
 from deltakit.strategies._heads import attention_place
-from deltakit.strategies._masking import Inverse, Masking
+from deltakit.strategies._masking import SMALLEST, Inverse, Masking
 from deltakit.strategies._settings import Density, Range
 from deltakit.strategies._stack import Stack
 
@@ -85,4 +85,4 @@ class Group(Masking):
             for task in stack.tasks
         ]
         masked = stack.deltas * torch.stack(kept).reshape(stack.deltas.shape)
-        return masked / self.density if self.rescale == "inverse" else masked
+        return masked / max(self.density, SMALLEST) if self.rescale == "inverse" else masked
