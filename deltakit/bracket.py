@@ -35,6 +35,8 @@ def cut_between(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
     looked for in a second pass.
     """
     above, start = 0, 0
+    takes_zeros = low == 0  # they are only counted: most of a sparse delta is zeros
+    low, high = max(low, 1), max(high, 1)
     inside = _Inside(low, high)
     for block in blocks():
         more, values, places = between(block, low, high)
@@ -42,7 +44,12 @@ def cut_between(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
         if above >= count or not inside.take(values, places, start):
             return None
         start += block.numel()
-    return inside.cut(blocks, count - above) if above + inside.count >= count else None
+    if above + inside.count >= count:
+        return inside.cut(blocks, count - above)
+    if not takes_zeros:
+        return None
+    zeros, wanted = start - above - inside.count, count - above - inside.count
+    return Cut.at(0, 4, None if wanted == zeros else index_of(blocks, 0, wanted))
 
 
 class _Inside:

@@ -9,7 +9,7 @@ from deltakit import kernels
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
 from deltakit.stored import StoredSparse
-from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, stored, unpack
+from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, pack, scatter, stored, unpack
 from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
@@ -85,11 +85,13 @@ class SparseTensor:
         scatter(values, kept, out)
 
     def stored(self, start: int, stop: int) -> StoredSparse | None:
-        """Return entries start..stop as values and bits; None for the other codecs."""
-        if self.codec != "bitmask":
+        """Return entries start..stop as values and bits; None where all of them have a value."""
+        if self.codec == "dense":
             return None
         values = self._values(self._values_before(start), self._values_before(stop))
-        return StoredSparse(values, *self._bits(start, stop), stop - start)
+        if self.codec == "bitmask":
+            return StoredSparse(values, *self._bits(start, stop), stop - start)
+        return StoredSparse(values, pack(self._kept(start, stop)), 0, stop - start)
 
     def kept(self, start: int, stop: int) -> np.ndarray:
         """Return which entries start..stop hold a value: bool (stop - start,)."""
