@@ -95,7 +95,7 @@ def _load(raw: bytes) -> dict[str, Any]:
     try:
         table: dict[str, Any] = json.loads(
             raw.decode("utf-8"),
-            object_pairs_hook=_unique,
+            object_pairs_hook=unique_keys,
             parse_constant=_no_constant,
             parse_float=_no_float,
         )
@@ -108,13 +108,14 @@ def _load(raw: bytes) -> dict[str, Any]:
     return table
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict; BadFile for a key that stands twice."""
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise BadFile(f"the key {key!r} stands twice in the header")
+                raise BadFile(f"the key {key!r} stands twice")
             seen.add(key)
     return table
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from deltakit.errors import BadFile, DeltakitError
 from deltakit.tensors.files import LOCAL, Files, read_whole
+from deltakit.tensors.header import unique_keys
 from deltakit.tensors.index import check_link
 from deltakit.vocabulary.sentencepiece import pieces
 
@@ -199,7 +200,7 @@ class _Reader:
             return None
         text = self._text(name)
         try:
-            table = json.loads(text, object_pairs_hook=_unique)
+            table = json.loads(text, object_pairs_hook=unique_keys)
             json.dumps(table, ensure_ascii=False).encode() if "\\ud" in text.lower() else None
         except DeltakitError as error:
             raise error.at(name) from None
@@ -208,14 +209,3 @@ class _Reader:
         if not isinstance(table, dict):
             raise BadFile("not a JSON object", where=name)
         return table
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise BadFile(f"{key!r} stands twice")
-            seen.add(key)
-    return table
