@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from deltakit.drawn import Drawn, How
 from deltakit.formula import Formula
 from deltakit.stored import Entries, Stored, StoredSparse
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
-_INTERFACE = 1  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 2  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -85,7 +86,7 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
     """
     import torch
 
-    stored, kept = delta.stored, delta.kept
+    stored, kept, how = delta.stored, delta.kept, None
     bits, skip, left = 0, 0, 0
     if isinstance(stored, StoredSparse):
         if stored.numel() != count or 8 * len(stored.bits) < stored.skip + count:
@@ -96,6 +97,8 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
         values = _entries(stored, count)
     if values is None or not (delta.base is None or delta.base is base):
         return None
+    if isinstance(kept, Drawn):
+        how, kept = kept.how, None
     if kept is not None and (
         kept.numel() != count or kept.dtype is not torch.bool or not _plain(kept)
     ):
@@ -106,6 +109,7 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
         delta.threshold,
         delta.ties,
         0 if kept is None else kept.data_ptr(),
+        how,
         delta.divisor,
         bits,
         skip,
@@ -168,20 +172,12 @@ def combine(
     return Found(finite, changed, sums)
 
 
-def draw(words: np.ndarray, whole: int, kept: np.ndarray) -> np.ndarray | None:
-    """Write words < whole to `kept`; return where they are equal, None where not done.
-
-    words uint16, kept bool, both (n,).
-    """
-    import numpy as np
-
+def draw(how: How, kept: np.ndarray) -> bool:
+    """Write which entries are kept to `kept`: bool (n,)."""
     if compiled is None:
-        return None
-    places = np.empty(len(words), dtype=np.int32)
-    count = compiled.draw(
-        words.ctypes.data, len(words), whole, kept.ctypes.data, places.ctypes.data
-    )
-    return places[:count]
+        return False
+    compiled.draw(how, len(kept), kept.ctypes.data)
+    return True
 
 
 def bracket(

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.drawn import Drawn
 from deltakit.formula import Formula
 from deltakit.stored import Entries, Stored, StoredSparse, in_memory
 
@@ -43,7 +44,7 @@ class LazyDelta:
     base: Entries | None = None
     threshold: float | None = None  # magnitudes up to it become 0, ...
     ties: int = 0  # ... but for those level with it among the first so many
-    kept: Tensor | None = None  # bool (n,): the others are multiplied by 0
+    kept: Tensor | Drawn | None = None  # bool (n,): the others are multiplied by 0
     divisor: float = 1.0  # of those kept
 
     @property
@@ -83,7 +84,8 @@ class LazyDelta:
         if self.threshold is not None:
             _shrink(out, self.threshold, self.ties)
         if self.kept is not None:
-            out.mul_(self.kept.to(out.dtype))  # torch multiplies by a bool ten times as slowly
+            kept = self.kept.tensor if isinstance(self.kept, Drawn) else self.kept
+            out.mul_(kept.to(out.dtype))  # torch multiplies by a bool ten times as slowly
             if self.divisor != 1.0:
                 out.div_(self.divisor)
 
@@ -140,7 +142,7 @@ class LazyDeltas:
             each.append(replace(delta, threshold=cut.threshold, ties=ties))
         return LazyDeltas(each, self.shape, self.dtype)
 
-    def dropped(self, kept: Sequence[Tensor], divisor: float) -> LazyDeltas:
+    def dropped(self, kept: Sequence[Tensor | Drawn], divisor: float) -> LazyDeltas:
         """Return the deltas with what is not kept set to 0, over the divisor."""
         each = [
             replace(delta, kept=mask, divisor=divisor)

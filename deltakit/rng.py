@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.drawn import Drawn, How
 from deltakit.errors import BadValue
 
 if TYPE_CHECKING:
     import numpy as np
+
+_FRACTIONS = float(1 << 53)
 
 
 class Draws:
@@ -19,9 +24,10 @@ class Draws:
     >>> draws.keep(0, 8, 0.5)[3:].tolist() == draws.keep(3, 8, 0.5).tolist()
     True
 
-    The number of flat index j is u_j = (a_j + b_j) / 65536 with a_j the j-th 16-bit little-endian
-    word of the keyed blake3 output stream and b_j in [0, 1) a hash of (key, j) that is looked at
-    only where a_j alone does not decide. So `keep` is exact to 2^-48, masks nest (a smaller
+    The number of flat index j is u_j = (a_j + b_j) / 256: a_j is byte j, little-endian, of the
+    SplitMix64 stream (Steele, Lea and Flood, OOPSLA 2014) whose state is one half of a hash of
+    (seed, task, tensor), and b_j in [0, 1) the upper 53 bits of word j of the other half's, looked
+    at only where a_j alone does not decide. So `keep` is exact to 2^-61, masks nest (a smaller
     density keeps a subset), and a mask is the same for any dtype, block size, thread count,
     shard layout, machine and order of tasks.
     """
@@ -29,37 +35,39 @@ class Draws:
     def __init__(self, seed: int, task: str, tensor: str, purpose: str = "mask") -> None:
         from blake3 import blake3
 
-        identity = json.dumps([f"deltakit 1 {purpose}", seed, task, tensor]).encode()
-        self._key = blake3(identity).digest()
-        self._stream = blake3(b"", key=self._key)
+        identity = json.dumps([f"deltakit 2 {purpose}", seed, task, tensor]).encode()
+        state = blake3(identity).digest(length=16)
+        self._key = int.from_bytes(state[:8], "little")
+        self._level_key = int.from_bytes(state[8:], "little")
 
-    def words(self, start: int, stop: int) -> np.ndarray:
-        """Return the 16-bit words of flat indices start..stop."""
+    def bytes(self, start: int, stop: int) -> np.ndarray:
+        """Return the bytes a_j of flat indices start..stop: uint8."""
         import numpy as np
 
-        raw = self._stream.digest(length=2 * (stop - start), seek=2 * start)
-        return np.frombuffer(raw, dtype="<u2")
+        words = _splitmix(self._key, np.arange(start // 8, -(-stop // 8), dtype=np.uint64))
+        return words.astype("<u8", copy=False).view(np.uint8)[start % 8 :][: stop - start]
 
     def keep(self, start: int, stop: int, density: float) -> np.ndarray:
-        """Return a bool array: True where u < density, for flat indices start..stop."""
+        """Return a bool array: True where u < density, for flat indices start..stop.
+
+        Raises BadValue for a density outside (0, 1].
+        """
         import numpy as np
 
-        if not 0.0 < density <= 1.0:
-            raise BadValue("density is outside (0, 1]", got=f"{density}")
-        if density == 1.0:
-            return np.ones(stop - start, dtype=np.bool_)
-        scaled = density * 65536.0
-        whole = int(scaled)
-        words = self.words(start, stop)
+        how = self._how(start, density)
         kept = np.empty(stop - start, dtype=np.bool_)
-        level = kernels.draw(words, whole, kept)
-        if level is None:
-            np.less(words, np.uint16(whole), out=kept)
-            level = np.flatnonzero(words == whole)
-        if scaled != whole:
-            for at in level.tolist():
-                kept[at] = self._fraction(start + at) < scaled - whole
+        if kernels.draw(how, kept):
+            return kept
+        drawn = self.bytes(start, stop)
+        np.less(drawn, how.whole, out=kept)
+        level = np.flatnonzero(drawn == how.whole)
+        kept[level] = self._fractions(start, level) < np.uint64(how.limit)
         return kept
+
+    def mask(self, start: int, stop: int, density: float) -> Drawn:
+        """Return what `keep` does, not yet drawn."""
+        draw = partial(self.keep, start, stop, density)
+        return Drawn(self._how(start, density), stop - start, draw)
 
     def keep_each(self, start: int, densities: np.ndarray) -> np.ndarray:
         """Return a bool array: True where u < its own density, for flat indices from `start`.
@@ -74,23 +82,41 @@ class Draws:
         """
         import numpy as np
 
-        scaled = densities.astype(np.float64) * 65536.0
-        whole = np.floor(scaled)
-        words = self.words(start, start + len(scaled))
-        kept: np.ndarray = words < whole
-        for at in np.flatnonzero((words == whole) & (scaled != whole)).tolist():
-            kept[at] = self._fraction(start + at) < scaled[at] - whole[at]
+        scaled = densities.astype(np.float64) * 256.0
+        whole = np.minimum(255.0, np.floor(scaled))
+        drawn = self.bytes(start, start + len(scaled))
+        kept: np.ndarray = drawn < whole
+        level = np.flatnonzero(drawn == whole)
+        limits = np.ceil((scaled[level] - whole[level]) * _FRACTIONS)
+        kept[level] = self._fractions(start, level) < limits.astype(np.uint64)
         return kept
 
     def numbers(self, start: int, stop: int) -> np.ndarray:
         """Return 64-bit numbers, uniform over all of them, for flat indices start..stop."""
         import numpy as np
 
-        raw = self._stream.digest(length=8 * (stop - start), seek=8 * start)
-        return np.frombuffer(raw, dtype="<u8")
+        return _splitmix(self._key, np.arange(start, stop, dtype=np.uint64))
 
-    def _fraction(self, index: int) -> float:
-        from blake3 import blake3
+    def _how(self, start: int, density: float) -> How:
+        if not 0.0 < density <= 1.0:
+            raise BadValue("density is outside (0, 1]", got=f"{density}")
+        whole = min(255, math.floor(density * 256.0))  # at density 1 all fractions are below
+        limit = math.ceil((density * 256.0 - whole) * _FRACTIONS)
+        return How(self._key, self._level_key, whole, limit, start)
 
-        raw = blake3(index.to_bytes(8, "little"), key=self._key).digest(length=4)
-        return int.from_bytes(raw, "little") / 4294967296.0
+    def _fractions(self, start: int, places: np.ndarray) -> np.ndarray:
+        """Return b_j times 2^53 for flat indices start + places."""
+        import numpy as np
+
+        numbers = _splitmix(self._level_key, places.astype(np.uint64) + np.uint64(start))
+        return numbers >> np.uint64(11)
+
+
+def _splitmix(state: int, index: np.ndarray) -> np.ndarray:
+    """Return words number `index` (uint64) of the SplitMix64 stream that starts at `state`."""
+    import numpy as np
+
+    z = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(state)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return z ^ z >> np.uint64(31)

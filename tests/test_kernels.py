@@ -140,6 +140,28 @@ def test_draws_are_the_same(density: float) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("density", [1e-9, 0.1, 0.125, 0.99999, 1.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("start", [0, 3, 70_001])
+def test_masks_drawn_on_the_way_are_those_drawn_beforehand(
+    density: float, dtype: torch.dtype, start: int
+) -> None:
+    count = 70_000
+    stored, base = odd_rows(2, count)
+    draws = Draws(0, "a", "w")
+    delta = LazyDelta(stored.to(dtype), base)
+    lazy, beforehand = (
+        Combination.sum(LazyDeltas([delta], (count,), torch.float32).dropped([kept], 0.3), [0.7])
+        for kept in (
+            draws.mask(start, start + count, density),
+            torch.from_numpy(draws.keep(start, start + count, density)),
+        )
+    )
+    both(lambda: lazy.tensor)
+    assert torch.equal(lazy.tensor.nan_to_num(), beforehand.tensor.nan_to_num())
+
+
+@needs_kernels
 @pytest.mark.parametrize("base_dtype", STORED, ids=str)
 @pytest.mark.parametrize("stored", STORED, ids=str)
 def test_the_one_rounding_is_torchs(stored: torch.dtype, base_dtype: torch.dtype) -> None:

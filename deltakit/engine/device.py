@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deltakit.combination import Combination
+from deltakit.drawn import Drawn
 from deltakit.engine.rounding import round_in_torch
 from deltakit.errors import BadValue, some
 from deltakit.kernels import Found
@@ -112,7 +113,8 @@ class _Moved:
 
     def delta(self, delta: LazyDelta) -> LazyDelta:
         base = None if delta.base is None else self._entries(delta.base)
-        kept = None if delta.kept is None else self._entries(delta.kept)
+        kept = delta.kept.tensor if isinstance(delta.kept, Drawn) else delta.kept
+        kept = None if kept is None else self._entries(kept)
         return replace(delta, stored=self._entries(delta.stored), base=base, kept=kept)
 
     def _entries(self, entries: Entries) -> Tensor:

@@ -3,7 +3,7 @@
 #ifndef DELTAKIT_DELTA_H
 #define DELTAKIT_DELTA_H
 
-#include "floats.h"
+#include "draws.h"
 
 #include <errno.h>
 #if !defined(_WIN32)
@@ -30,7 +30,9 @@ typedef struct {
     int trims;
     float threshold, below; /* magnitudes up to it become 0; up to `below` among the first ... */
     Py_ssize_t ties;        /* ... so many */
-    const uint8_t *kept;    /* NULL where all is */
+    const uint8_t *kept;    /* the mask, or NULL */
+    int draws;              /* whether it is drawn instead, ... */
+    Draws drawn;            /* ... and how */
     float divisor;
     const char *stored; /* of the stretch at hand; the next value where they stand by bits */
 } Delta;
@@ -109,9 +111,19 @@ INLINE void shrink(float *x, Py_ssize_t count, float threshold)
         x[i] = as_float(as_bits(x[i]) & 0x7fffffff) <= threshold ? 0.0f : x[i];
 }
 
+/* which of entries at .. at + count are kept, perhaps in `own`; NULL where all are */
+INLINE const uint8_t *kept_of(const Delta *delta, Py_ssize_t at, Py_ssize_t count, uint8_t *own)
+{
+    if (!delta->draws) return delta->kept ? delta->kept + at : NULL;
+    draw(&delta->drawn, at, count, own);
+    return own;
+}
+
 /* trim and drop entries at .. at + count, which are in x */
 INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
 {
+    uint8_t own[CHUNK];
+    const uint8_t *kept = kept_of(delta, at, count, own);
     if (delta->trims) {
         Py_ssize_t ties = delta->ties - at < 0 ? 0 : delta->ties - at;
         ties = ties < count ? ties : count;
@@ -122,8 +134,7 @@ INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *res
             shrink(x + ties, count - ties, delta->threshold);
         }
     }
-    if (delta->kept) {
-        const uint8_t *kept = delta->kept + at;
+    if (kept) {
         float divisor = delta->divisor;
         if (divisor == 1.0f) for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i];
         else for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i] / divisor;

@@ -33,8 +33,22 @@ static int values_of(PyObject *tuple, Values *out)
     return PyErr_Occurred() ? -1 : 1;
 }
 
-/* a tuple of (values, minus the base, threshold or None, ties, kept or 0, divisor, bits or 0, bits
- * to skip, number of values) */
+/* (key, key where level, whole, limit, index of the first entry); 1, or 0 for None, -1 for an error */
+static int draws_of(PyObject *tuple, Draws *out)
+{
+    unsigned long long part[5];
+    if (tuple == Py_None) return 0;
+    for (int i = 0; i < 5; i++) {
+        PyObject *item = PyTuple_GetItem(tuple, i);
+        if (!item) return -1;
+        part[i] = PyLong_AsUnsignedLongLong(item);
+    }
+    *out = (Draws){part[0], part[1], part[3], (uint8_t)part[2], part[4]};
+    return PyErr_Occurred() ? -1 : 1;
+}
+
+/* a tuple of (values, minus the base, threshold or None, ties, kept or 0, how it is drawn or None,
+ * divisor, bits or 0, bits to skip, number of values) */
 static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
 {
     Py_ssize_t k = PyTuple_Size(tuple);
@@ -43,8 +57,8 @@ static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
         return -1;
     }
     for (Py_ssize_t r = 0; r < k; r++) {
-        PyObject *row = PyTuple_GetItem(tuple, r), *part[9];
-        for (int i = 0; i < 9; i++)
+        PyObject *row = PyTuple_GetItem(tuple, r), *part[10];
+        for (int i = 0; i < 10; i++)
             if (!(part[i] = PyTuple_GetItem(row, i))) return -1;
         Delta *delta = out + r;
         if (values_of(part[0], &delta->values) != 1) return -1;
@@ -54,10 +68,11 @@ static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
         delta->below = delta->threshold > 0.0f ? as_float(as_bits(delta->threshold) - 1) : -1.0f;
         delta->ties = PyLong_AsSsize_t(part[3]);
         delta->kept = PyLong_AsVoidPtr(part[4]);
-        delta->divisor = (float)PyFloat_AsDouble(part[5]);
-        delta->bits = PyLong_AsVoidPtr(part[6]);
-        delta->skip = PyLong_AsSsize_t(part[7]);
-        delta->left = PyLong_AsSsize_t(part[8]);
+        if ((delta->draws = draws_of(part[5], &delta->drawn)) < 0) return -1;
+        delta->divisor = (float)PyFloat_AsDouble(part[6]);
+        delta->bits = PyLong_AsVoidPtr(part[7]);
+        delta->skip = PyLong_AsSsize_t(part[8]);
+        delta->left = PyLong_AsSsize_t(part[9]);
         if (PyErr_Occurred()) return -1;
     }
     return k;
@@ -161,16 +176,16 @@ static PyObject *py_bracket(PyObject *self, PyObject *const *args, Py_ssize_t na
     return done ? Py_BuildValue("nn", above, inside) : Py_NewRef(Py_None);
 }
 
-/* (words, n, whole, kept, places) -> how many places */
+/* (how it is drawn, n, kept) */
 static PyObject *py_draw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(5);
-    const uint16_t *words = POINTER(0);
-    Py_ssize_t n = SIZE(1), whole = SIZE(2), places_found = 0;
-    uint8_t *kept = POINTER(3);
-    int32_t *places = POINTER(4);
-    RUN(places_found = draw(words, n, (uint16_t)whole, kept, places));
-    return PyLong_FromSsize_t(places_found);
+    EXPECT(3);
+    Draws draws;
+    Py_ssize_t n = SIZE(1);
+    uint8_t *kept = POINTER(2);
+    if (draws_of(args[0], &draws) != 1) return NULL;
+    RUN(draw_all(&draws, n, kept));
+    return Py_NewRef(Py_None);
 }
 
 /* (values, how many, dtype, bits, bits to skip, n, base or 0, out) -> how many bits were set */
@@ -197,7 +212,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 {
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 1) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 2) < 0) {
         Py_DECREF(made);
         return NULL;
     }

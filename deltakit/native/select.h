@@ -1,29 +1,9 @@
-/* Telling entries apart: by a random word, by their magnitude, by a bit. */
+/* Telling entries apart: by their magnitude, by a bit. */
 
 #ifndef DELTAKIT_SELECT_H
 #define DELTAKIT_SELECT_H
 
 #include "delta.h"
-
-/* kept = word < whole; write down where they are equal */
-WIDE static Py_ssize_t draw(const uint16_t *words, Py_ssize_t n, uint16_t whole, uint8_t *kept,
-                            int32_t *places)
-{
-    enum { GROUP = 64 };
-    Py_ssize_t found = 0;
-    for (Py_ssize_t at = 0; at < n; at += GROUP) {
-        Py_ssize_t count = n - at < GROUP ? n - at : GROUP;
-        uint16_t equal = 0;
-        for (Py_ssize_t i = at; i < at + count; i++) {
-            kept[i] = words[i] < whole;
-            equal |= words[i] == whole;
-        }
-        if (equal)
-            for (Py_ssize_t i = at; i < at + count; i++)
-                if (words[i] == whole) places[found++] = (int32_t)i;
-    }
-    return found;
-}
 
 /* Count magnitudes above `high`; write down those from `low` to `high`, and where they are.
  * One stretch, which begins at `from` of the slice; values and places have room for one more than

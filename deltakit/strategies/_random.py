@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from deltakit.lazy import LazyDeltas
@@ -34,9 +33,9 @@ def drop(stack: Stack, density: float, rescale: Rescale) -> LazyDeltas:
     multiplied by 1 ("none"), 1 / density ("inverse"), or by what restores the L1 norm of the
     whole tensor ("l1"; a tensor with nothing left stays zero).
     """
-    count = math.prod(stack.lazy.shape)
-    kept = [stack.draw(i, density, stack.start, count) for i in range(len(stack.tasks))]
-    dropped = stack.lazy.dropped(kept, max(density, SMALLEST) if rescale == "inverse" else 1.0)
+    dropped = stack.lazy.dropped(
+        stack.lazy_drawn(density), max(density, SMALLEST) if rescale == "inverse" else 1.0
+    )
     if rescale != "l1":
         return dropped
     deltas = dropped.tensor.clone()

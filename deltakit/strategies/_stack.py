@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit import ops
 from deltakit.cut import Cut
+from deltakit.drawn import Drawn
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
 from deltakit.trim import find_cut
@@ -210,8 +211,15 @@ class Stack:
         import torch
 
         count = math.prod(self.lazy.shape)
-        masks = [self.draw(i, density, self.start, count) for i in range(len(self.deltas))]
-        return torch.stack(masks).reshape(self.deltas.shape)
+        masks = [self.draw(i, density, self.start, count) for i in range(len(self.tasks))]
+        return torch.stack(masks).reshape(len(masks), *self.lazy.shape)
+
+    def lazy_drawn(self, density: float) -> list[Drawn]:
+        """Return what `drawn` does, flat and not yet drawn."""
+        stop = self.start + math.prod(self.lazy.shape)
+        return [
+            self.draws(expert).mask(self.start, stop, density) for expert in range(len(self.tasks))
+        ]
 
     def drawn_each(self, densities: Tensor) -> Tensor:
         """Return random masks with a probability for each entry: (k, *shape) -> bool."""

@@ -2,8 +2,8 @@
 
 >>> import torch
 >>> from deltakit.strategies import Stack, get
->>> get("dare", {"p": 0.5}).merge(Stack(torch.ones(1, 8)))
-tensor([0., 2., 0., 2., 2., 0., 0., 0.])
+>>> get("dare", {"p": 0.5}).merge(Stack(torch.ones(1, 8), seed=2))
+tensor([2., 0., 0., 0., 2., 0., 2., 2.])
 """
 
 from __future__ import annotations

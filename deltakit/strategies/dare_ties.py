@@ -2,8 +2,8 @@
 
 >>> import torch
 >>> from deltakit.strategies import Stack, get
->>> get("dare_ties", {"p": 0.5}).merge(Stack(torch.tensor([[1.0] * 8, [-3.0] * 8])))
-tensor([-6., -6., -6.,  2.,  2., -6., -6., -6.])
+>>> get("dare_ties", {"p": 0.5}).merge(Stack(torch.tensor([[1.0] * 8, [-3.0] * 8]), seed=2))
+tensor([ 2.,  0.,  0., -6.,  2.,  0., -6.,  2.])
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 >>> import torch
 >>> from deltakit.strategies import Stack, get
->>> get("sotu").merge(Stack(torch.tensor([[1.0] * 8, [3.0] * 8])))  # keeps half of each
-tensor([3., 4., 3., 1., 1., 3., 3., 3.])
+>>> get("sotu").merge(Stack(torch.tensor([[1.0] * 8, [3.0] * 8]), seed=2))  # half of each
+tensor([1., 0., 0., 3., 1., 0., 4., 1.])
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ class GivenMasks(Stack):
     def draw(self, expert: int, density: float, start: int, count: int) -> Tensor:
         return self.masks[expert].reshape(-1)[start : start + count]
 
+    def lazy_drawn(self, density: float) -> list[Tensor]:  # type: ignore[override]
+        return list(self.masks.flatten(1))
+
 
 def masks(*rows: str) -> Tensor:
     """Masks written as digits, one string an expert: bool (k, n)."""
