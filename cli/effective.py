@@ -1,19 +1,17 @@
-"""The effective settings of each tensor: as data, and grouped for a reader."""
+"""The effective settings of each tensor that a recipe merges, as data."""
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deltakit_cli.output import bold, columns, printable, say
-
 if TYPE_CHECKING:
+    from deltakit.engine.stacking import Stacked
     from deltakit.recipe import Effective, Recipe
+    from deltakit.stacking import Level
     from deltakit.strategies import Settings
-    from deltakit.tensors.header import TensorInfo
 
 
 @dataclass
@@ -22,41 +20,53 @@ class Row:
 
     name: str
     layer: int | None
-    what: str  # merged, excluded, head, copied
+    what: str  # merged, taken, excluded, head, copied
     rule: int
     # What is applied, in that order: weights, mask, strategy.., each with its settings.
     effective: dict[str, dict[str, Any]] = field(default_factory=dict)
+    home: Level | None = None  # of a stack: which layer of which models it is
 
     def data(self) -> dict[str, Any]:
         """Return the row as --json prints it."""
         own = {key: value.get("", value) for key, value in self.effective.items()}
         rule = self.rule or None
-        return {"name": self.name, "layer": self.layer, "what": self.what, "rule": rule, **own}
+        told = {"name": self.name, "layer": self.layer, "what": self.what, "rule": rule, **own}
+        if self.home is not None:
+            told["from"] = {"model": self.home.taken or "base", "tasks": list(self.home.tasks)}
+            if self.layer is not None:
+                told["from"] |= {"layer": self.home.layer, "tasks": dict(self.home.tasks)}
+        return told
 
 
-def rows_of(recipe: Recipe, infos: Mapping[str, TensorInfo], only: str) -> list[Row]:
-    """Return one row a tensor, in the order of layers."""
+def rows_of(recipe: Recipe, seen: Stacked, only: str) -> list[Row]:
+    """Return one row a tensor of the output, in the order of layers."""
     from deltakit.delta_source import is_merged
     from deltakit.engine.shards import natural
-    from deltakit.recipe import Rules
     from deltakit.recipe.pattern import matcher
     from deltakit.strategies import layer
 
-    rules, wanted = Rules(recipe, infos), matcher(only)
+    rules, infos, wanted = seen.rules, seen.base.infos, matcher(only)
+    homes = seen.stack.homes if seen.stack else {}
     tasks = [task.name for task in recipe.tasks]
     rows = []
     for name in sorted(filter(wanted, infos), key=natural):
-        if rules.is_head(name):
+        home = homes.get(name)
+        if home is not None and home.taken is not None:
+            number = rules.number(name)
+            says = number and recipe.rules[number - 1].factor is not None
+            factor = {"factor": {"": rules.factor(name)}} if says else {}
+            rows.append(Row(name, layer(name), "taken", number, factor, home))
+        elif rules.is_head(name):
             rows.append(Row(name, layer(name), "head", 0))
         elif not rules.merges(name):
-            rows.append(Row(name, layer(name), "excluded", rules.number(name)))
+            rows.append(Row(name, layer(name), "excluded", rules.number(name), home=home))
         elif not is_merged(infos[name]):
-            rows.append(Row(name, layer(name), "copied", 0))
+            rows.append(Row(name, layer(name), "copied", 0, home=home))
         else:
             number, made = rules.number(name), rules.effective(name)
             called = recipe.rules[number - 1].strategy if number else recipe.strategy
             told = _effective(f"{called}", made, tasks, _pieces(recipe, number))
-            rows.append(Row(name, layer(name), "merged", number, told))
+            rows.append(Row(name, layer(name), "merged", number, told, home))
     return rows
 
 
@@ -86,103 +96,3 @@ def _effective(
     if method.lines:
         found["lines"] = {"": list(method.lines)}
     return {**found, "scale": {"": made.scale}}
-
-
-def show_rows(recipe: Recipe, rows: Sequence[Row]) -> None:
-    """Print rows for a reader: the tensors of a rule together, equal layers in one line."""
-    from deltakit.recipe.pattern import text
-
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.what != "merged", row.rule == 0, row.rule)):
-        groups.setdefault((row.what, row.rule), []).append(row)
-    for (what, number), group in groups.items():
-        say()
-        rule = recipe.rules[number - 1] if number else None
-        if rule is not None:
-            layers = "" if rule.layers is None else f", layers {rule.layers}"
-            told = f"rule {number}: {printable(text(rule.match))}{layers}"
-        else:
-            told = {
-                "merged": "the rest" if recipe.rules or recipe.heads else "all",
-                "head": "heads, each task's own beside the result",
-                "copied": "integers",
-            }[what]
-        kept = "" if what == "merged" else ", as in the base"
-        say(bold(f"{told}: {tensors(len(group))}{kept}"))
-        for key, value in _told(group):
-            _say_wrapped(f"  {key:9} {value}", 12)
-        for number_of, name in enumerate(_folded(group)):
-            _say_wrapped(f"  {'' if number_of else 'tensors':9} {name}", 12)
-
-
-def _told(group: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Yield what holds of a group, what differs between layers as one value a layer."""
-    differing: list[tuple[str, str]] = []
-    for line, settings in group[0].effective.items():
-        parts = []
-        for key, value in settings.items():
-            named = "" if key == "name" else key
-            if all(row.effective[line][key] == value for row in group):
-                parts.append(f"{named} {_text(value)}".strip())
-                continue
-            layers = {row.layer: row.effective[line][key] for row in group}
-            each = (f"{'-' if n is None else n}: {_text(v)}" for n, v in layers.items())
-            differing.append((named or line, ", ".join(each)))
-            parts += [f"{named} by layer"] if named else []
-        if parts:
-            yield line, ", ".join(map(printable, parts))
-    yield from differing
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return "{:g} + {:g} depth".format(*value)
-    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
-
-
-def _folded(group: Sequence[Row]) -> list[str]:
-    """Return the names of a group, those that differ by their layer in one.
-
-    >>> rows = [Row(f"h.{n}.w", n, "merged", 0) for n in (0, 1, 2, 5)]
-    >>> _folded([*rows, Row("out.w", None, "merged", 0)])
-    ['h.{0-2,5}.w', 'out.w']
-    """
-    found: dict[str, list[int]] = {}
-    for row in group:
-        parts = row.name.split(".")
-        if row.layer is None:
-            found.setdefault(row.name, [])
-            continue
-        at = next(i for i, part in enumerate(parts) if part.isdigit())
-        shape = ".".join([*parts[:at], "\0", *parts[at + 1 :]])
-        found.setdefault(shape, []).append(row.layer)
-    return [printable(name.replace("\0", _ranges(layers))) for name, layers in found.items()]
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """Return numbers in short.
-
-    >>> _ranges([0, 1, 2, 5]), _ranges([3])
-    ('{0-2,5}', '3')
-    """
-    runs: list[list[int]] = []
-    for number in sorted(layers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    told = ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs)
-    return told if len(layers) == 1 else f"{{{told}}}"
-
-
-def _say_wrapped(line: str, indent: int) -> None:
-    say(
-        "\n".join(
-            textwrap.wrap(line, columns(), subsequent_indent=" " * indent, break_on_hyphens=False)
-        )
-    )
-
-
-def tensors(count: int) -> str:
-    """Return a number of tensors in words."""
-    return f"{count} tensor{'s' * (count != 1)}"

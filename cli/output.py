@@ -207,6 +207,15 @@ def count(n: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def things(n: int, name: str) -> str:
+    """Return how many things of a name there are.
+
+    >>> things(1, "task"), things(3, "task")
+    ('1 task', '3 tasks')
+    """
+    return f"{n} {name}" if n == 1 else f"{n} {name}s"
+
+
 def fraction(x: float | None) -> str:
     """Return a fraction for a reader: three decimals, more for a small one, "-" for none.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltakit_cli.output import note, say, seconds, size, table
+from deltakit_cli.output import note, say, seconds, size, table, things
 
 if TYPE_CHECKING:
     from deltakit.engine import Plan, Report
@@ -41,19 +41,22 @@ def show_plan(plan: Plan, out: Path) -> None:
     from deltakit.recipe.gradient import text
 
     recipe = plan.recipe
-    say(f"plan: {recipe.strategy} of {len(recipe.tasks)} tasks onto {recipe.base}")
-    table(
-        ["task", "weight", "from"],
-        [[t.name, text(t.weight), came_from(plan, i)] for i, t in enumerate(recipe.tasks)],
-        align="lrl",
-    )
+    how = f"{recipe.strategy} of {things(len(recipe.tasks), 'task')} onto"
+    say(f"plan: {how if recipe.merges else 'layers stacked on'} {recipe.base}")
+    if recipe.tasks:
+        table(
+            ["task", "weight", "from"],
+            [[t.name, text(t.weight), came_from(plan, i)] for i, t in enumerate(recipe.tasks)],
+            align="lrl",
+        )
     say()
     settings = ", ".join(f"{key}={value}" for key, value in sorted(recipe.settings.items()))
     around = (("mask", recipe.mask), ("weights", recipe.weighting), ("lines", recipe.lines))
     copied = len(plan.base.infos) - len(plan.merged)
     looks = {"nothing": "", "tensor": "; reads each tensor first", "model": "; reads all first"}
     rows = [
-        ["settings", settings or "none"],
+        *([["settings", settings or "none"]] if recipe.merges else []),
+        *(["slice", part.text] for part in recipe.slices),
         *([[key, piece_text(piece)] for key, piece in around if piece is not None]),
         *([["rules", _rules_text(plan)]] if recipe.rules else []),
         ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.looks]}"],
@@ -117,16 +120,19 @@ def piece_text(piece: Piece | tuple[float, float]) -> str:
 def show_report(plan: Plan, report: Report) -> None:
     """Print what was done for a reader."""
     added, earlier = len(report.task_norms), len(plan.recipe.tasks) - len(report.task_norms)
-    tasks = "1 task" if added == 1 else f"{added} tasks"
+    tasks = things(added, "task")
     done = f"added {tasks} to {earlier}" if earlier else f"merged {tasks}"
     state = f" and {size(report.state_bytes)} of running state" if report.state_bytes else ""
-    say(
-        f"{done} with {plan.recipe.strategy} into {report.out}:"
-        f" {size(report.bytes_out)}{state}, {report.changed} tensors changed,"
-        f" {report.copied} as in the base, {seconds(report.seconds)}"
-    )
-    rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
-    table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")
+    took = f"{size(report.bytes_out)}{state}, {{}}, {seconds(report.seconds)}"
+    if plan.recipe.merges:
+        copied = "taken or as in the base" if plan.recipe.slices else "as in the base"
+        told = f"{things(report.changed, 'tensor')} changed, {report.copied} {copied}"
+        say(f"{done} with {plan.recipe.strategy} into {report.out}: {took.format(told)}")
+        rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
+        table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")
+    else:
+        told = f"{things(report.copied, 'tensor')} taken as they are"
+        say(f"stacked layers into {report.out}: {took.format(told)}")
     if report.resumed:
         note(f"note: {report.resumed} files were finished before, and not made again")
     for text in report.notes:

@@ -24,6 +24,7 @@ ROOMS = [
     ["difference", "diff", "restored"],
     ["strategies"],
     ["recipe"],
+    ["stacking"],
     ["engine"],
     ["lora"],
     ["store"],

@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from deltakit.recipe import Recipe, Rule, Rules, Task
+from deltakit.recipe import Recipe, Rule, Rules, Slice, Task
 from deltakit.recipe.text import parse
 
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
 
 
 def test_its_recipe_means_what_it_says():
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    text, _ = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     recipe = Recipe.of(parse(text.encode(), is_yaml=True)).checked()
     names = [
         f"h.{n}.{part}.weight" for n in range(8) for part in ("mlp.up", "attn.v", "attn.q_proj")
@@ -24,6 +24,6 @@ def test_its_recipe_means_what_it_says():
 
 
 def test_it_names_every_key():
-    for struct in (Recipe, Rule, Task):
+    for struct in (Recipe, Rule, Task, Slice):
         for key in struct.__struct_fields__:
             assert f"`{key}`" in PAGE or f"`{key}:" in PAGE, key

@@ -43,7 +43,7 @@ class Heads:
         return {"format": "pt", "task": task, **labels}
 
 
-def set_aside(expert: Expert, base: Checkpoint, rules: Rules) -> tuple[Expert, Heads | None]:
+def set_aside(expert: Expert, base: TensorSource, rules: Rules) -> tuple[Expert, Heads | None]:
     """Return an expert as the merge sees it, without what is not merged, and its heads.
 
     What is not merged may have another shape than the base's, or be missing from either.
@@ -58,7 +58,7 @@ def set_aside(expert: Expert, base: Checkpoint, rules: Rules) -> tuple[Expert, H
     return expert, Heads(whole, heads) if heads else None
 
 
-def _model(expert: Expert, base: Checkpoint, rules: Rules) -> TensorSource | None:
+def _model(expert: Expert, base: TensorSource, rules: Rules) -> TensorSource | None:
     """Return the model an expert stands for; None where it differs from the base by a delta."""
     source = expert.source
     if isinstance(source, ModelDelta):
@@ -82,7 +82,7 @@ def notes_on_aside(
     recipe: Recipe,
     experts: Sequence[Expert],
     heads: Mapping[str, Heads],
-    base: Checkpoint,
+    base: TensorSource,
     rules: Rules,
 ) -> list[str]:
     """Return what is kept aside, and what is in no output; BadValue for heads nobody has."""

@@ -47,7 +47,7 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
 
 
 def _input_paths(plan: Plan) -> list[Path]:
-    paths = [plan.base.path]
+    paths = [plan.base.path, *(file.path for file in plan.base.files)]
     if plan.recipe.tokenizer not in (None, "base", "union"):
         paths.append(Path(plan.recipe.tokenizer))
     for expert in plan.experts:
@@ -60,12 +60,11 @@ def write_sidecars(plan: Plan, folder: Path, files: Files) -> None:
     """Write everything of the output but its weights, from the base's folder and the plan."""
     source = plan.base.folder
     kept = sidecars(source) if (source / "config.json").exists() else []
-    replaced = {} if plan.vocabulary is None else plan.vocabulary.files
-    for relative in sorted({*kept, *map(Path, replaced)}):
-        data = replaced.get(str(relative), b"")
+    for relative in sorted({*kept, *map(Path, plan.files)}):
+        data = plan.files.get(str(relative), b"")
         if data is None:
             continue
-        if str(relative) not in replaced:
+        if str(relative) not in plan.files:
             data = read_whole(source / relative, files)
         if str(relative) == "config.json":
             data = _config(plan, data)

@@ -48,6 +48,11 @@ class Keeping:
 
 def check_streams(recipe: Recipe, groups: Sequence[Group]) -> None:
     """Raise BadValue, with what would do, for a recipe that no task can be added to later."""
+    if recipe.slices:
+        raise BadValue(
+            "a task cannot be added later to a model of stacked layers",
+            remedy="merge all tasks at once, without --onto or --keep-state",
+        )
     if recipe.tokenizer is not None:
         raise BadValue(
             "a task cannot be added later to models that are matched by token: its own tokens may"

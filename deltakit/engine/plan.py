@@ -17,6 +17,7 @@ from deltakit.engine.scores import scores_of
 from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
+from deltakit.stacking import StackedBase
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 from deltakit.vocabulary import Matched, MatchedBase
@@ -34,7 +35,7 @@ class Plan:
     """A merge that will not be refused half-way: what is read, computed and written."""
 
     recipe: Recipe
-    base: Checkpoint | MatchedBase
+    base: Checkpoint | MatchedBase | StackedBase
     experts: Sequence[Expert]  # the last tasks of the recipe; earlier ones are in `keeping.before`
     effective: Mapping[str, Effective] = field(repr=False)  # of each merged parameter
     groups: Sequence[Group]
@@ -49,6 +50,8 @@ class Plan:
     block: int  # entries
     looked: int  # bytes a thread holds while it looks at a whole tensor
     vocabulary: Matched | None = None  # of models whose tokenizers differ
+    # Beside the weights: files that are not as the base's, None for one that is left out.
+    files: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
     keeping: Keeping | None = None  # of its running state, for a task to be added later
 
     @property
@@ -110,7 +113,7 @@ class Plan:
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         """What is read before the first block can be merged, of whatever parameter reads most."""
         every = {method.looks for group in self.groups for method in group.methods}
-        return next(looks for looks in ("model", "tensor", "nothing") if looks in every)
+        return next((looks for looks in ("model", "tensor") if looks in every), "nothing")
 
     def step(self, name: str) -> int:
         """Return how many entries of a tensor are worked on at a time: as its strategy allows."""

@@ -31,11 +31,13 @@ from deltakit.engine.keeping import (
 from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
 from deltakit.engine.plan import Plan, output_info, row_length
 from deltakit.engine.shards import make_shards
+from deltakit.engine.stacking import stacked
 from deltakit.engine.state import State
 from deltakit.engine.vocabularies import in_one_vocabulary, matched_experts
 from deltakit.errors import BadValue, some
 from deltakit.provenance import ModelTable
-from deltakit.recipe import Effective, Recipe, Rules
+from deltakit.recipe import Effective, Recipe
+from deltakit.stacking import StackedBase
 from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.source import TensorSource
@@ -61,20 +63,22 @@ def make_plan(
     BadValue, UnknownName.
     """
     recipe = recipe.checked()
-    rules = Rules(recipe, base.infos)
-    merges = [name for name in merged_names(base.infos) if rules.merges(name)]
+    stack = stacked(recipe, base, experts)
+    source: Checkpoint | MatchedBase | StackedBase = stack.base
+    experts, rules = stack.experts, stack.rules
+    merges = [name for name in merged_names(source.infos) if rules.merges(name)]
     effective = {name: rules.effective(name) for name in merges}
     every = make_groups(merges, effective)
     keep_state = keep_state or before is not None
     if keep_state:
         check_streams(recipe, every)
-    seen = [set_aside(expert, base, rules) for expert in experts]
+    seen = [set_aside(expert, source, rules) for expert in experts]
     heads = {expert.name: found for expert, found in seen if found is not None}
     given, experts = experts, [expert for expert, _ in seen]
     vocabulary, notes = in_one_vocabulary(recipe, base, experts, rules)
-    notes += notes_on_aside(recipe, given, heads, base, rules)
+    notes += [*stack.notes, *notes_on_aside(recipe, given, heads, source, rules)]
     for number, expert in enumerate(experts):
-        as_known = base if vocabulary is None else vocabulary.sources[number].seen
+        as_known = source if vocabulary is None else vocabulary.sources[number].seen
         notes += check_expert(expert, as_known, rules)
     for expert in given:
         check_draws(every, recipe, expert)
@@ -83,13 +87,12 @@ def make_plan(
         base_table = ModelTable(base.infos, base.digests())
     if base_table is not None:
         recipe = check_bases(recipe, given, base, base_table)
-    source: Checkpoint | MatchedBase = base
     if vocabulary is not None:
         source, experts = vocabulary.base, matched_experts(vocabulary, experts)
         maps = vocabulary.maps(maps)
     earlier = before.parameters if before else ()
     merged = [n for n in merges if n in earlier or any(e.source.changes(n) for e in experts)]
-    if not merged:
+    if not merged and recipe.merges:
         raise BadValue(
             "nothing to merge: no task changes any parameter",
             where=some([expert.name for expert in experts]),
@@ -124,12 +127,13 @@ def make_plan(
         merged=merged,
         facts=facts,
         maps=maps,
-        depths=depths(base.infos),
+        depths=depths(source.infos),
         notes=notes,
         threads=threads,
         block=block,
         looked=looked,
         vocabulary=vocabulary,
+        files={**stack.files, **(vocabulary.files if vocabulary else {})},
         keeping=keeping,
     )
 
@@ -158,7 +162,8 @@ def _settled(
 ) -> tuple[int, int, int]:
     """Return threads, block size, and bytes a thread holds while it looks at a whole tensor."""
     names = [name for group in groups for name in group.names]
-    largest = max(base.infos[name].numel for name in names)
+    every = [info.numel for info in base.infos.values()]
+    largest = max((base.infos[name].numel for name in names), default=max(every))
     least, looked, whole = 0, 0, False
     for name in names:
         method, info = effective[name].method, base.infos[name]

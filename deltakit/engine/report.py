@@ -69,6 +69,7 @@ class Tally:
         """Return the report; raises BadValue when the result is the base itself."""
         changed = sum(counts.changed for counts in self._counts.values())
         made = plan.vocabulary is not None and plan.vocabulary.makes_rows
+        made |= not plan.recipe.merges
         if not changed and not made:
             raise BadValue(
                 "nothing was applied: the merged model is the base",
@@ -79,7 +80,7 @@ class Tally:
         every = [self._counts[name] for name in sorted(self._counts)]
         squares = zip(*(counts.experts for counts in every), strict=True)
         norms = [math.sqrt(math.fsum(of_task)) for of_task in squares]
-        names = [expert.name for expert in plan.experts]
+        names = [expert.name for expert in plan.experts] if every else []
         empty = [name for name, norm in zip(names, norms, strict=True) if norm == 0.0]
         notes = [*plan.notes, *(f"{name}: equals the base, adds nothing" for name in empty)]
         return Report(

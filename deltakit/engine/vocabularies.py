@@ -17,8 +17,11 @@ def in_one_vocabulary(
 ) -> tuple[Matched | None, list[str]]:
     """Return base and experts in the recipe's vocabulary, and notes.
 
-    None where the recipe names no tokenizer: then the models' tokens must be the same.
+    None where the recipe names no tokenizer: then the models' tokens must be the same. Where it
+    stacks layers they were compared then.
     """
+    if recipe.slices:
+        return None, []
     names, sources = [e.name for e in experts], [e.source for e in experts]
     if recipe.tokenizer is None:
         return None, check_same_tokens(base, names, sources, rules.merges)

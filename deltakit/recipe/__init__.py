@@ -6,9 +6,11 @@ from deltakit.recipe.pattern import Regex
 from deltakit.recipe.piece import Piece
 from deltakit.recipe.recipe import DEFAULT_SHARD_SIZE, Recipe
 from deltakit.recipe.rule import Rule
+from deltakit.recipe.slice import BASE, Slice
 from deltakit.recipe.task import Task
 
 __all__ = [
+    "BASE",
     "DEFAULT_SHARD_SIZE",
     "Effective",
     "Number",
@@ -17,5 +19,6 @@ __all__ = [
     "Regex",
     "Rule",
     "Rules",
+    "Slice",
     "Task",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from deltakit.errors import BadValue, DeltakitError
@@ -38,12 +38,13 @@ class Rules:
     (0.0, 1.0)
 
     The first rule that matches a name counts, alone. Names that match `heads` are under none.
+    Names that are `taken` are those of slices that take a model's layers as they are.
     Raises BadValue for a rule that no tensor comes under.
     """
 
-    def __init__(self, recipe: Recipe, names: Iterable[str]) -> None:
+    def __init__(self, recipe: Recipe, names: Iterable[str], taken: Container[str] = ()) -> None:
         self._names = sorted(names)
-        self._recipe = recipe
+        self._recipe, self._taken = recipe, taken
         self._last = max((n for n in map(layer, self._names) if n is not None), default=0)
         self._depths = depths(self._names)
         own = recipe.own
@@ -69,8 +70,16 @@ class Rules:
         return next((n for n in range(1, len(self._rules)) if self._matches(n, name)), 0)
 
     def merges(self, name: str) -> bool:
-        """Tell whether a tensor is merged: neither excluded nor kept aside."""
-        return not self.is_head(name) and not self._rules[self.number(name)].exclude
+        """Tell whether a tensor is merged: neither taken, excluded nor kept aside."""
+        if name in self._taken or self.is_head(name):
+            return False
+        return not self._rules[self.number(name)].exclude
+
+    def factor(self, name: str) -> float:
+        """Return what multiplies a tensor that is taken as it is."""
+        number = self.number(name)
+        found = self._rules[number].factor
+        return 1.0 if found is None else float(at(found, self._depth(number, name)))
 
     def effective(self, name: str) -> Effective:
         """Return how a tensor is merged."""

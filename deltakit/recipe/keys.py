@@ -52,7 +52,7 @@ def place(path: str) -> str | None:
     ('rule 1, mask.name', 'task 2', None)
     """
     text = re.sub(
-        r"\b(rule|task|head)s\[([0-9]+)\]\.?", lambda m: f"{m[1]} {int(m[2]) + 1}, ", path[1:]
+        r"\b(rule|task|head|slice)s\[([0-9]+)\]\.?", lambda m: f"{m[1]} {int(m[2]) + 1}, ", path[1:]
     )
     return text.strip("., ") or None
 

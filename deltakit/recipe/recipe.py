@@ -14,6 +14,8 @@ from deltakit.recipe.keys import convert
 from deltakit.recipe.pattern import Pattern, matcher
 from deltakit.recipe.piece import Piece
 from deltakit.recipe.rule import Rule, at_rule, check_names
+from deltakit.recipe.slice import Slice
+from deltakit.recipe.stacking import check_stacking
 from deltakit.recipe.task import Task
 from deltakit.recipe.text import read_data, to_json, write_data
 from deltakit.strategies import Method, is_own_file
@@ -39,13 +41,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     otherwise for some tensors, the first that matches counting; tensors that match `heads` are not
     merged, but written beside the result, a file for each task. A number may be a list: a gradient
     over depth. A base or path left out is the store's. `tokenizer` ("base", "union" or the path
-    of one) matches the rows of embeddings by token.
+    of one) matches the rows of embeddings by token. `slices` stack layers into another model; one
+    that only takes layers as they are has no strategy, and may have no tasks.
     """
 
     format: int = FORMAT
     base: str = ""
-    tasks: list[Task]
-    strategy: str
+    tasks: list[Task] = []
+    strategy: str = ""
     settings: dict[str, Any] = {}
     mask: Piece | None = None
     weighting: Piece | None = None
@@ -53,6 +56,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     scale: Number = 1.0
     rules: list[Rule] = []
     heads: list[Pattern] = []
+    slices: list[Slice] = []
     seed: int = 0
     dtype: str | None = None
     tokenizer: str | None = None
@@ -74,9 +78,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             strategy_digest=self.strategy_digest,
         )
 
+    @property
+    def merges(self) -> bool:
+        """Whether anything is merged, and not only layers taken as they are."""
+        return not self.slices or any(part.take is None for part in self.slices)
+
     def methods(self) -> list[Method]:
         """Return the method of the recipe and of each rule, as in the first layer, checked."""
         own = self.own
+        if not self.merges:
+            return []
         return [r.over(own).method(0.0) for r in (own, *self.rules) if not r.exclude]
 
     def refuse_code(self) -> None:
@@ -93,10 +104,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def checked(self) -> Recipe:
         """Return the recipe with all settings spelled out, or raise BadValue."""
+        check_stacking(self)
         own, rules = self.own, []
         for number, rule in enumerate((own, *self.rules)):
             try:
-                rules.append(self._checked(rule.over(own)))
+                rules.append(self._checked(rule.over(own) if self.merges else rule))
             except DeltakitError as error:
                 raise at_rule(number, error) from None
         own, *rules = rules
@@ -115,7 +127,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def _checked(self, rule: Rule) -> Rule:
         """Return a complete rule spelled out, or raise BadValue for one that means nothing."""
         matcher(rule.match)
-        if rule.exclude:
+        if rule.factor is not None:
+            check_gradient("factor", rule.factor)
+            check_finite(at(rule.factor, 0.0))
+        if rule.exclude or not self.merges:
             return rule
         check_names(rule.weights, [task.name for task in self.tasks])
         for name, value in (*rule.weights.items(), ("scale", rule.scale)):

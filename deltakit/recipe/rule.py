@@ -30,7 +30,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     match: one glob or regex over whole names, or several; layers: the layers it speaks of, both
     ends in it. `exclude` keeps the base's tensor. The other fields are a recipe's; what a rule
-    leaves out is as in its recipe, and a null mask, weighting or lines means none.
+    leaves out is as in its recipe, and a null mask, weighting or lines means none. `factor`
+    multiplies tensors that a slice takes as they are.
     """
 
     match: Match = "*"
@@ -43,15 +44,15 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     lines: tuple[float, float] | UnsetType | None = UNSET
     scale: Number | None = None
     weights: dict[str, Number] = {}
+    factor: Number | None = None
     strategy_digest: str | None = None
 
     def over(self, recipe: Rule) -> Rule:
         """Return this rule with all that it leaves out taken from the recipe's own."""
         if self.exclude:
-            given = [f for f in self.__struct_fields__ if f not in _SAYS_WHICH and self._says(f)]
-            if given:
+            if self.said:
                 raise BadValue(
-                    f"an excluded tensor is not merged, so {given[0]} means nothing",
+                    f"an excluded tensor is not merged, so {self.said[0]} means nothing",
                     remedy="leave out one or the other",
                 )
             return self
@@ -73,8 +74,11 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         left = {name: weight for name, weight in self.weights.items() if name not in tasks}
         return msgspec.structs.replace(self, weights=left)
 
-    def _says(self, field: str) -> bool:
-        return getattr(self, field) not in (None, UNSET, {})
+    @property
+    def said(self) -> list[str]:
+        """The fields that are not left out, beside those that say which tensors."""
+        fields = (field for field in self.__struct_fields__ if field not in _SAYS_WHICH)
+        return [field for field in fields if getattr(self, field) not in (None, UNSET, {})]
 
     def method(self, depth: float) -> Method:
         """Return the method of a complete rule at a depth from 0 to 1, checked."""
@@ -107,7 +111,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def gradients(self) -> bool:
         """Whether anything runs over depth, so that the rule differs from layer to layer."""
         pieces = [piece.settings for piece in (self.mask, self.weighting) if piece]
-        numbers = [self.scale, *self.weights.values()]
+        numbers = [self.scale, self.factor, *self.weights.values()]
         given = [*numbers, *(v for settings in (self.settings, *pieces) for v in settings.values())]
         return any(isinstance(value, list) for value in given)
 

@@ -8,7 +8,7 @@ import sys
 
 from deltakit.strategies import masks, weights
 from deltakit.strategies._catalogue import Catalogue
-from deltakit.strategies._depth import depths, layer
+from deltakit.strategies._depth import depths, layer, with_layer
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._method import Method
 from deltakit.strategies._plugins import file_of, is_own_file
@@ -60,4 +60,5 @@ __all__ = [
     "names",
     "range_of",
     "weights",
+    "with_layer",
 ]

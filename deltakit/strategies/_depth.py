@@ -15,6 +15,17 @@ def layer(name: str) -> int | None:
     return next(numbers, None)
 
 
+def with_layer(name: str, number: int) -> str:
+    """Return what a parameter of a layer is called in another layer.
+
+    >>> with_layer("model.layers.12.mlp.up_proj.weight", 3)
+    'model.layers.3.mlp.up_proj.weight'
+    """
+    parts = name.split(".")
+    at = next(i for i, part in enumerate(parts) if part.isascii() and part.isdigit())
+    return ".".join([*parts[:at], str(number), *parts[at + 1 :]])
+
+
 def depths(names: Iterable[str]) -> dict[str, float]:
     """Return the depth of each parameter: 0 in the first layer, 1 in the last.
 
@@ -31,6 +42,7 @@ def depths(names: Iterable[str]) -> dict[str, float]:
         number = layers[name]
         if number is not None:
             return number / last if last else 1.0
-        return 0.0 if "emb" in name.lower() or ".wte." in f".{name}" else 1.0
+        embeds = "emb" in name.lower() or {"wte", "wpe"} & set(name.split("."))
+        return 0.0 if embeds else 1.0
 
     return {name: depth(name) for name in layers}

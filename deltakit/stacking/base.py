@@ -1,0 +1,85 @@
+"""The base of a stack as a merge reads it: layers of several models, some multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltakit.delta_source import is_merged
+from deltakit.errors import NonFinite
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.dtypes import itemsize, torch_dtype, working_dtype
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.mosaic import Mosaic
+from deltakit.tensors.source import TensorSource
+
+if TYPE_CHECKING:
+    from deltakit.tensors.reader import SafetensorsFile
+
+
+class StackedBase(TensorSource):
+    """A stack's tensors, with the config and tokenizer of its base.
+
+    What a factor multiplies is computed in float32 (float64 where stored so) and rounded once to
+    the output's dtype, which it has here. Integers are never multiplied.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tensors: Mosaic,
+        factors: Mapping[str, float],
+        dtype: str | None,
+    ) -> None:
+        self.checkpoint, self.label = checkpoint, checkpoint.label
+        self._tensors = tensors
+        self._factors = {n: f for n, f in factors.items() if is_merged(tensors.infos[n])}
+        self._infos = {
+            name: TensorInfo(dtype or info.dtype, info.shape) if name in self._factors else info
+            for name, info in tensors.infos.items()
+        }
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    @property
+    def path(self) -> Path:
+        return self.checkpoint.path
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the base's config and tokenizer."""
+        return self.checkpoint.folder
+
+    @property
+    def files(self) -> Sequence[SafetensorsFile]:
+        own = {id(file): file for file in (*self.checkpoint.files, *self._tensors.files)}
+        return list(own.values())
+
+    def place(self, name: str, start: int) -> tuple[int, int] | None:
+        return None if name in self._factors else self._tensors.place(name, start)
+
+    def read(self, name: str, start: int, buffer: memoryview) -> None:
+        if name not in self._factors:
+            self._tensors.read(name, start, buffer)
+            return
+        import torch
+
+        kind = self._infos[name].dtype
+        size = itemsize(kind)
+        first, last = start // size, (start + len(buffer)) // size
+        raw = torch.empty((last - first) * 8, dtype=torch.uint8)
+        block = self._tensors.block(name, first, last, raw)  # (n,)
+        stored = self._tensors.infos[name].dtype
+        wide = block.to(working_dtype(stored)) * self._factors[name]
+        found = wide.to(torch_dtype(kind))
+        if not found.float().isfinite().all() and block.float().isfinite().all():
+            raise NonFinite(
+                "a factor makes a tensor too large for its dtype",
+                where=f"{self.label}, tensor {name!r}",
+                got=f"factor {self._factors[name]:g}, in {kind}",
+                remedy="choose a smaller factor, or a wider dtype",
+            )
+        buffer[:] = memoryview(found.view(torch.uint8).numpy())
