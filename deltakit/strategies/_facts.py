@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,13 @@ def whole_of(stack: Stack) -> Whole:
     """Return the facts of the whole parameter, which every stack has once it is made."""
     assert stack.whole is not None
     return stack.whole
+
+
+def of_model(stack: Stack) -> Stack:
+    """Return the stack as a slice of the whole model, so that its facts are the model's."""
+    return dataclasses.replace(
+        stack, whole=stack.model, start=stack.model_start + stack.start, model_start=0
+    )
 
 
 def side_by_side(whole: Whole, experts: int) -> Iterator[tuple[int, Tensor]]:

@@ -9,11 +9,17 @@ from deltakit.errors import BadValue, ShapeMismatch
 from deltakit.strategies._stack import Stack
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
 def element_scores(stack: Stack) -> Tensor:
-    """Return the importance of each entry of each expert: (k, *shape) in the deltas' dtype.
+    """Return what `entry_scores` does, in the deltas' dtype."""
+    return entry_scores(stack, stack.deltas.dtype)
+
+
+def entry_scores(stack: Stack, dtype: torch.dtype) -> Tensor:
+    """Return the importance of each entry of each expert: (k, *shape).
 
     A score for the tensor holds for all of it, one a row for the row's entries. Raises BadValue
     where there is no importance, ShapeMismatch for scores of another shape.
@@ -44,5 +50,5 @@ def element_scores(stack: Stack) -> Tensor:
                 expected=f"[], {list(shape[:1])} or {list(shape)}",
                 got=f"{list(scores.shape)}",
             )
-        rows.append(each.to(stack.deltas.dtype))
+        rows.append(each.to(dtype))
     return torch.stack(rows).reshape(stack.deltas.shape)

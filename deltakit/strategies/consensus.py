@@ -26,14 +26,14 @@ class Consensus(Strategy):
     """Sum the deltas where at least k tasks need the entry; leave the base's elsewhere.
 
     k: how many tasks; all of them where there are fewer. tl: a task needs an entry whose |d_i| is
-    at least tl times |sum - d_i|, what the others add. k = 1 leaves out only what no task needs.
+    above tl times |sum - d_i|, what the others add. k = 1 leaves out only what no task needs.
     """
 
     k: Count = 2
     tl: NotNegative = 0.4
 
     family = "election"
-    formula = "sum w_i d_i where k tasks have |w_i d_i| >= tl |sum - w_i d_i|"
+    formula = "sum w_i d_i where k tasks have |w_i d_i| > tl |sum - w_i d_i|"
     paper = "Wang et al. 2024, arXiv:2405.07813"
 
     @property
@@ -45,5 +45,5 @@ class Consensus(Strategy):
         needed = merged * 0
         for delta, weight in zip(stack.deltas, stack.weights, strict=True):
             own = delta * weight
-            needed += own.abs() >= (merged - own).abs_().mul_(self.tl)
+            needed += own.abs() > (merged - own).abs_().mul_(self.tl)
         return merged.where(needed >= min(self.k, len(stack.deltas)), merged.new_zeros(()))

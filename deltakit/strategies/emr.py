@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue
-from deltakit.strategies._facts import derived_totals
-from deltakit.strategies._stack import Stack
+from deltakit.strategies._facts import derived_totals, of_model
+from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._streaming import Running, Streaming, added, winning_sum
 from deltakit.tensors.header import TensorInfo
 
@@ -32,10 +32,12 @@ class Emr(Streaming):
 
     task: empty for the unified delta; the name of a task rebuilds that task's model from it, with
     the mask where its own delta has the unified sign and the rescaler
-    sum |d_i| / sum |mask_i unified|, tensor by tensor.
+    sum |d_i| / sum |mask_i unified|. scope: those sums are over the whole model, one rescaler a
+    task as in the paper, or over each tensor on its own.
     """
 
     task: str = ""
+    scope: Scope = "global"
 
     family = "election"
     formula = "sign(sum w_i d_i) max |w_i d_i| over the agreeing; mask and rescale"
@@ -52,7 +54,9 @@ class Emr(Streaming):
 
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor" if self.task else "nothing"
+        if not self.task:
+            return "nothing"
+        return "model" if self.scope == "global" else "tensor"
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         if self.task and self.task not in tasks:
@@ -86,8 +90,9 @@ class Emr(Streaming):
             whole = self.unified(deltas, stack.weights)
             return ops.agreeing(deltas, whole).mul_(whole).abs_()  # (k, n)
 
-        own = derived_totals(stack, "l1", lambda deltas, _: deltas.abs())[expert]
-        kept = derived_totals(stack, ("emr", self), masked)[expert]
+        seen = of_model(stack) if self.scope == "global" else stack
+        own = derived_totals(seen, "l1", lambda deltas, _: deltas.abs())[expert]
+        kept = derived_totals(seen, ("emr", self), masked)[expert]
         agrees = ops.agreeing(stack.deltas[expert], unified)
         return unified * agrees * (own / kept if kept else 0.0)
 

@@ -14,16 +14,21 @@ tensor([ 3., -2.])
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit.combination import Combination
-from deltakit.errors import BadValue, NamesDiffer, some
+from deltakit.errors import BadValue
+from deltakit.strategies._klf_levels import Blocks, Levels, chained_levels, joint_levels
+from deltakit.strategies._klf_units import check_alike, common_units, means, unit_blocks
+from deltakit.strategies._scores import entry_scores
 from deltakit.strategies._settings import Positive, Share
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Combining, Scores
 from deltakit.strategies._streaming import Running, Streaming, joined
+from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +46,14 @@ class Klf(Combining, Streaming):
     the tasks it is important to; softmax of importance / tau), whatever the order. neither: what
     a unit important to nobody gets in the static chain, half the new one (the paper) or its
     "running_mean" share 1/k. beta is the memory of the cumulative importance. tau 0.25 is the
-    reference code's, 0.15 is also reported. A skill unit is a parameter tensor; one that no map
-    scores is averaged.
+    reference code's, 0.15 is also reported. units: a skill unit is what the maps score, a parameter
+    tensor, a row or a single entry ("map"), or each parameter by its mean score ("tensor"). A
+    parameter that no map scores is averaged.
     """
 
     fusion: Literal["static", "adaptive"] = "static"
     order: Literal["sequential", "joint"] = "sequential"
-    units: Literal["tensor"] = "tensor"
+    units: Literal["map", "tensor"] = "map"
     quantile: Share = 0.8
     gamma: Share = 0.7
     beta: Share = 0.7
@@ -60,7 +66,7 @@ class Klf(Combining, Streaming):
     ordered = True
     weighted = False
     needs_importance = True
-    streams_with = "order=sequential"
+    streams_with = "order=sequential and one score a parameter"
 
     @property
     def streams(self) -> bool:
@@ -71,23 +77,25 @@ class Klf(Combining, Streaming):
         return "mean"
 
     def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
-        units = _common_units(scores, names)
-        table = _table(scores, units)  # (tasks, units)
+        units = common_units(scores, names)
         if self.order == "joint":
-            shares, unscored = self.coefficients(table), [1 / len(scores)] * len(scores)
+            unscored = [1 / len(scores)] * len(scores)
         else:
-            shares, unscored = self.arriving(table), [1 / k for k in range(1, len(scores) + 1)]
+            unscored = [1 / k for k in range(1, len(scores) + 1)]
         facts: dict[str, Any] = dict.fromkeys(names, unscored)
+        if self.units == "map" and any(task[n].numel() != 1 for task in scores for n in units):
+            check_alike(scores, units)
+            levels = self._levels(lambda: unit_blocks(scores, units), len(scores))
+            return {**facts, **dict.fromkeys(units, levels)}
+        table = means(scores, units)  # (tasks, units)
+        shares = self.coefficients(table) if self.order == "joint" else self.arriving(table)
         facts.update({name: shares[:, unit].tolist() for unit, name in enumerate(units)})
         return facts
 
     def coefficients(self, scores: np.ndarray) -> np.ndarray:
         """Return each task's share of each unit, columns summing to 1: (tasks, units) float64."""
-        import numpy as np
-
-        with np.errstate(over="ignore"):  # a tiny tau: exp(inf) gives the shares 0 and 1 meant
-            if self.order == "joint":
-                return self._joint(scores)
+        if self.order == "joint":
+            return self._joint(self._levels(lambda: [scores], len(scores)), scores)
         shares = scores * 0.0
         for k, current in enumerate(self.arriving(scores)):
             shares *= 1.0 - current
@@ -99,46 +107,70 @@ class Klf(Combining, Streaming):
 
         Of the sequential order: (tasks, units) float64, ones for the first task.
         """
+        return self._arriving(self._levels(lambda: [scores], len(scores)), scores)
+
+    def _levels(self, blocks: Blocks, tasks: int) -> Levels:
+        quantile = self.quantile if self.fusion == "static" else None
+        if self.order == "joint":
+            return joint_levels(blocks, tasks, quantile)
+        return chained_levels(blocks, tasks, quantile, self.beta)
+
+    def _arriving(self, levels: Levels, scores: np.ndarray) -> np.ndarray:
         import numpy as np
 
         shares = np.ones_like(scores)
-        cumulative = scores[0]
-        for k in range(1, len(scores)):
-            p, c = normalise(cumulative), normalise(scores[k])
-            with np.errstate(over="ignore"):
-                shares[k] = self._current_share(p, c, k + 1)
-            cumulative = self.accumulate(p, c)
+        for k, (p, c) in enumerate(levels.chain(scores), start=1):
+            important = levels.before[k].important(p), levels.now[k].important(c)
+            shares[k] = self._current_share(p, c, important, k + 1)
         return shares
 
-    def accumulate(self, p: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """Return Norm(beta p + (1 - beta) c), the cumulative importance the next task meets."""
-        return normalise(self.beta * p + (1.0 - self.beta) * c)
-
-    def _current_share(self, p: np.ndarray, c: np.ndarray, k: int) -> np.ndarray:
+    def _current_share(
+        self, p: np.ndarray, c: np.ndarray, important: tuple[np.ndarray, np.ndarray], k: int
+    ) -> np.ndarray:
         """Return the weight of the current task's unit; what came before gets the rest."""
         import numpy as np
 
         if self.fusion == "adaptive":
-            return 1.0 / (1.0 + np.exp((p - c) / self.tau))
-        before, now = self._important(p), self._important(c)
+            with np.errstate(over="ignore"):  # a tiny tau: exp(inf) gives the shares 0 and 1 meant
+                return 1.0 / (1.0 + np.exp((p - c) / self.tau))
+        before, now = important
         nobody = 0.5 if self.neither == "half" else 1.0 / k
         return np.select([before & now, now, before], [1.0 - self.gamma, 1.0, 0.0], nobody)
 
-    def _joint(self, scores: np.ndarray) -> np.ndarray:
+    def _joint(self, levels: Levels, scores: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        c = np.stack([normalise(row) for row in scores])  # (tasks, units)
+        c = np.stack([level.norm(row) for level, row in zip(levels.now, scores, strict=True)])
         if self.fusion == "adaptive":
-            raised = np.exp((c - c.max(axis=0)) / self.tau)
+            with np.errstate(over="ignore"):
+                raised = np.exp((c - c.max(axis=0)) / self.tau)
         else:
-            raised = np.stack([self._important(row) for row in c]).astype(np.float64)
+            found = [level.important(row) for level, row in zip(levels.now, c, strict=True)]
+            raised = np.stack(found).astype(np.float64)
             raised[:, raised.sum(axis=0) == 0.0] = 1.0
         return raised / raised.sum(axis=0)
 
-    def _important(self, normalised: np.ndarray) -> np.ndarray:
-        import numpy as np
+    def _shares_of(self, stack: Stack) -> Tensor:
+        """Return each task's share of each entry: float64 (k, *shape)."""
+        import torch
 
-        return normalised > np.quantile(normalised, self.quantile)
+        share = self._joint if self.order == "joint" else self._arriving
+        if stack.scores[0].shape == stack.shape:  # entries: only those of this block
+            each = entry_scores(stack, torch.float64)  # (k, *shape)
+            flat = each.reshape(len(each), -1).numpy()
+            return torch.from_numpy(share(stack.fact, flat)).reshape(each.shape)
+        scores = torch.stack([found.double().reshape(-1) for found in stack.scores])
+        shares = torch.from_numpy(share(stack.fact, scores.numpy()))
+        return entry_scores(dataclasses.replace(stack, scores=tuple(shares)), torch.float64)
+
+    def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
+        if any(found.numel() != 1 for found in scores):
+            raise BadValue(
+                "a task cannot be added later to what klf fuses by rows or entries: all their"
+                " scores would be kept of every task",
+                remedy="merge all tasks at once, or with maps of one score a parameter",
+            )
+        return super().keeps(info, scores)
 
     def add(self, before: Running, stack: Stack) -> Running:
         deltas = stack.lazy
@@ -152,55 +184,17 @@ class Klf(Combining, Streaming):
         return running["sum"]
 
     def combination(self, stack: Stack) -> Combination:
+        if isinstance(stack.fact, Levels):
+            return Combination.sum(self._by_entry(stack)[None], [1.0])
         if self.order == "joint":
             return Combination.sum(stack.lazy, stack.fact)
         return Combination.chain(stack.lazy, stack.fact)
 
-
-def normalise(scores: np.ndarray) -> np.ndarray:
-    """Return min-max normalised scores in [0, 1]; a constant map becomes all zeros.
-
-    >>> import numpy as np
-    >>> normalise(np.array([2.0, 10.0, 4.0]))
-    array([0.  , 1.  , 0.25])
-    """
-    span = scores.max() - scores.min()
-    return (scores - scores.min()) / span if span > 0.0 else scores * 0.0
-
-
-def _common_units(scores: Sequence[Scores], names: Sequence[str]) -> list[str]:
-    """Return the parameters that every map scores; one that only some score is an error.
-
-    Parameters in no map (buffers, which training has no gradient for) are averaged.
-    """
-    units = [name for name in names if any(name in task for task in scores)]
-    for number, task in enumerate(scores):
-        missing = [name for name in units if name not in task]
-        if missing:
-            raise NamesDiffer(
-                f"the importance map of task {number + 1} lacks parameters that another map has",
-                where=some(missing),
-                remedy="capture all maps over the same parameters",
-            )
-    if not units:
-        raise NamesDiffer(
-            "the importance maps name none of the model's parameters",
-            expected=some(list(names)),
-            got=some([name for task in scores for name in task]) or "no names",
-        )
-    return units
-
-
-def _table(scores: Sequence[Scores], units: Sequence[str]) -> np.ndarray:
-    import numpy as np
-
-    for task in scores:
-        for name in units:
-            if task[name].numel() != 1:
-                raise BadValue(
-                    "klf fuses tensor units, one score a parameter",
-                    where=name,
-                    got=f"scores of shape {list(task[name].shape)}",
-                    remedy='capture the importance with units="tensor"',
-                )
-    return np.array([[float(task[name]) for name in units] for task in scores], dtype=np.float64)
+    def _by_entry(self, stack: Stack) -> Tensor:
+        shares = self._shares_of(stack)
+        deltas, rest = stack.deltas, (1.0 - shares).to(stack.deltas.dtype)
+        shares = shares.to(deltas.dtype)
+        total = deltas[0] * shares[0]
+        for delta, share, left in zip(deltas[1:], shares[1:], rest[1:], strict=True):
+            total = (total if self.order == "joint" else total * left) + delta * share
+        return total

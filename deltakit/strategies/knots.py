@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deltakit.strategies._aligned import Aligned
 from deltakit.strategies._matrix import rank, svd
@@ -27,8 +27,12 @@ class Knots(Aligned):
 
     U diag(s) [V_1 .. V_T] is the SVD of the deltas side by side, without directions of no strength:
     as many as LoRA deltas have ranks together. density: the fraction of each V_i that is kept.
-    Parameters that are no matrices are averaged.
+    on: ties goes on the "vectors" V_i, as the paper writes, or on the "coordinates" diag(s) V_i, as
+    the authors' runs do, in which weak directions weigh little. Parameters that are no matrices are
+    averaged.
     """
+
+    on: Literal["vectors", "coordinates"] = "vectors"
 
     formula = "U diag(s) ties(V_1 .. V_T), U diag(s) [V_1 .. V_T] = [d_1 .. d_T]"
     paper = "Stoica et al. 2024, arXiv:2410.19735"
@@ -42,4 +46,6 @@ class Knots(Aligned):
         if not r:
             return deltas[0] * 0
         parts = torch.stack(vh[:r].chunk(len(deltas), dim=1))  # (T, r, n)
+        if self.on == "coordinates":
+            return u[:, :r] @ self.elected(parts * s[:r, None], weights)
         return (u[:, :r] * s[:r]) @ self.elected(parts, weights)

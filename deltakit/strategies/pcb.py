@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.cut import Cut
-from deltakit.strategies._facts import derived_cut, whole_of
+from deltakit.strategies._facts import derived_cut, of_model, whole_of
 from deltakit.strategies._settings import Density
-from deltakit.strategies._stack import Stack
+from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._strategy import Strategy, check_positive_weights
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ class Pcb(Strategy):
     Within: softmax of T times the min-max normalised d_i^2 (its denominator is the same for all
     entries of a task, and cancels). Between: tanh(d_i sum d). r: fraction of a task's entries whose
     product of both is largest; the product, min-max normalised over those, is their weight in the
-    mean. Entries that do not agree with the sum never win. All tensor by tensor.
+    mean. Entries that do not agree with the sum never win. scope: they compete in each tensor on
+    its own or in the whole model, as in the published code.
     """
 
     r: Density = 0.1
+    scope: Scope = "tensor"
 
     family = "election"
     formula = "sum b_i d_i / sum b_i, b_i top-r of exp(T d_i^2/max) tanh(d_i sum d)"
@@ -49,7 +51,7 @@ class Pcb(Strategy):
 
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor"
+        return "model" if self.scope == "global" else "tensor"
 
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("pcb", weights)
@@ -57,6 +59,9 @@ class Pcb(Strategy):
     def merge(self, stack: Stack) -> Tensor:
         import torch
 
+        shape = stack.deltas.shape[1:]
+        if self.scope == "global":
+            stack = of_model(stack)
         flat = stack.deltas.reshape(len(stack.deltas), -1)
         scores = self.scores(stack, flat)
         shares = torch.zeros_like(scores)
@@ -67,7 +72,7 @@ class Pcb(Strategy):
             balance = (score - cut.threshold) / span if span > 0.0 else torch.ones_like(score)
             shares[expert] = balance.where(won, balance.new_zeros(()))
         merged = ops.shared_mean(flat.double(), stack.weights, shares)
-        return merged.to(flat.dtype).reshape(stack.deltas.shape[1:])
+        return merged.to(flat.dtype).reshape(shape)
 
     def scores(self, stack: Stack, deltas: Tensor) -> Tensor:
         """Return each entry's activation, 0 where it is against the sum: float64 (k, n)."""

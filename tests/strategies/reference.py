@@ -119,7 +119,7 @@ def emr(d: Array) -> Array:
 
 def consensus(d: Array) -> Array:
     merged = d.sum(0)
-    return merged * ((np.abs(d) >= 0.4 * np.abs(merged - d)).sum(0) >= 2)
+    return merged * ((np.abs(d) > 0.4 * np.abs(merged - d)).sum(0) >= 2)
 
 
 def sce(d: Array) -> Array:

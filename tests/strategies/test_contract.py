@@ -99,6 +99,8 @@ def scores_for(strategy: Strategy, tasks: Iterable[Any], deltas: Tensor) -> tupl
         return ()
     if strategy.statistic == "gram":
         return tuple(gram_for(str(task), deltas.shape[1:]) for task in tasks)
+    if type(strategy).prepare is not Strategy.prepare:  # of the same units as `facts` prepares
+        return tuple(torch.tensor(1.0) for _ in tasks)
     each = [random_deltas(1, *deltas.shape[1:], seed=sum(map(ord, str(t))))[0].abs() for t in tasks]
     return tuple(each)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from typing import Any
 
@@ -7,7 +8,9 @@ import torch
 
 from deltakit.errors import BadValue, NamesDiffer
 from deltakit.strategies import Stack, get
-from deltakit.strategies.klf import Klf, normalise
+from deltakit.strategies._klf_levels import chained_levels, joint_levels
+from deltakit.strategies.klf import Klf
+from deltakit.tensors.header import TensorInfo
 
 RAW = np.array([2, 10, 4, 1, 6]) * 1e-6
 EVERY = [
@@ -38,6 +41,19 @@ def fused(old: Any, new: Any, *maps: Any, **settings: Any) -> np.ndarray:
 
 def close(got: np.ndarray, expected: Any) -> None:
     np.testing.assert_allclose(got, np.array(expected, dtype=np.float64), rtol=0, atol=1e-6)
+
+
+def normalise(scores: Any) -> np.ndarray:
+    """One map, min-max normalised."""
+    raw = np.array(scores, dtype=np.float64)
+    return joint_levels(lambda: [raw[None]], 1, None).now[0].norm(raw)
+
+
+def cumulative(*maps: Any) -> np.ndarray:
+    """What the task after two others meets."""
+    scores = np.array([*maps, maps[0]], dtype=np.float64)
+    levels = chained_levels(lambda: [scores], 3, None, klf().beta)
+    return list(levels.chain(scores))[-1][0]
 
 
 def random_maps(tasks: int, units: int = 30, seed: int = 0) -> np.ndarray:
@@ -85,8 +101,7 @@ def test_five_units_by_hand() -> None:
         fused(old, new, p, RAW, fusion="adaptive"),
         [6.093175, 9.426758, 0.649692, 0.265970, 8.056866],
     )
-    cumulative = klf().accumulate(np.array(p), normalise(RAW))
-    close(cumulative, [0, 0.621739, 1, 0.778261, 0.356522])
+    close(cumulative(p, RAW), [0, 0.621739, 1, 0.778261, 0.356522])
 
 
 def test_ten_units_by_hand() -> None:
@@ -101,8 +116,7 @@ def test_constant_importance_weighs_all_alike_and_is_never_nan(
     words: dict[str, str], level: float
 ) -> None:
     close(shares(np.full(7, level), np.full(7, level), **words), np.full((2, 7), 0.5))
-    cumulative = klf().accumulate(np.zeros(7), np.zeros(7))
-    close(cumulative, np.zeros(7))
+    close(cumulative(np.full(7, level), np.full(7, level)), np.zeros(7))
 
 
 @every
@@ -242,8 +256,65 @@ def test_maps_of_another_model_are_an_error() -> None:
         klf().prepare([scores(x=1.0), scores(x=1.0)], ["a", "b"])
 
 
-def test_maps_of_finer_units_are_an_error_that_names_the_parameter() -> None:
-    rows = {"a": torch.ones(3)}
-    with pytest.raises(BadValue, match="one score a parameter") as refusal:
-        klf().prepare([rows, rows], ["a"])
+def finer(tasks: int, *shape: int, seed: int = 0) -> list[torch.Tensor]:
+    """Random scores of each task, of any shape."""
+    draws = np.random.default_rng(seed)
+    return [torch.from_numpy(draws.lognormal(sigma=2.0, size=shape)) for _ in range(tasks)]
+
+
+@every
+@pytest.mark.parametrize("by", ["row", "element"])
+def test_units_of_a_finer_map_are_fused_one_by_one(words: dict[str, str], by: str) -> None:
+    strategy = klf(**words)
+    shapes = {"a": (4, 5), "b": (7,), "c": (3, 2, 2)}
+    units = {n: shape if by == "element" else shape[:1] for n, shape in shapes.items()}
+    maps: list[dict[str, torch.Tensor]] = [{}, {}, {}]
+    for seed, (name, unit) in enumerate(units.items()):
+        for found, values in zip(maps, finer(3, *unit, seed=seed), strict=True):
+            found[name] = values
+    facts = strategy.prepare(maps, sorted(shapes))
+    table = np.array([np.concatenate([m[n].reshape(-1) for n in shapes]) for m in maps])
+    of_unit = np.split(
+        strategy.coefficients(table), np.cumsum([np.prod(u) for u in units.values()])[:-1], axis=1
+    )
+    for (name, shape), shares in zip(shapes.items(), of_unit, strict=True):
+        deltas = torch.from_numpy(np.random.default_rng(9).normal(size=(3, *shape)))
+        each = shares.reshape(3, *units[name], *(1,) * (len(shape) - len(units[name])))
+        stack = Stack(deltas, name=name, fact=facts[name], scores=tuple(m[name] for m in maps))
+        merged = strategy.merge(stack)
+        np.testing.assert_allclose(merged, (deltas.numpy() * each).sum(axis=0), rtol=1e-12)
+        flat = deltas.reshape(3, -1)
+        for start, stop in ((0, 2), (2, flat.shape[1])):
+            part = dataclasses.replace(
+                stack, deltas=flat[:, start:stop], start=start, shape=shape, whole=stack.whole
+            )
+            assert torch.equal(strategy.merge(part), merged.reshape(-1)[start:stop])
+
+
+def test_the_threshold_of_many_units_is_numpys_quantile() -> None:
+    for count in (1, 2, 6, 101, 5000):
+        table = np.random.default_rng(count).lognormal(size=(1, count))
+        level = joint_levels(lambda table=table: np.array_split(table, 3, axis=1), 1, 0.8).now[0]
+        normed = level.norm(table[0])
+        assert level.threshold == pytest.approx(float(np.quantile(normed, 0.8)), abs=1e-15)
+
+
+def test_finer_maps_by_tensor_are_fused_by_the_mean_of_each_parameter() -> None:
+    maps = [
+        {"a": torch.tensor([1.0, 3.0]), "b": torch.zeros(2, 2)},
+        {"a": torch.zeros(2), "b": torch.full((2, 2), 5.0)},
+    ]
+    coarse = [scores(a=2.0, b=0.0), scores(a=0.0, b=5.0)]
+    names = ["a", "b"]
+    assert klf(units="tensor").prepare(maps, names) == klf().prepare(coarse, names)
+
+
+def test_maps_of_other_units_are_an_error_that_names_the_parameter() -> None:
+    with pytest.raises(BadValue, match="same units of every task") as refusal:
+        klf().prepare([{"a": torch.ones(3)}, {"a": torch.ones(3, 2)}], ["a"])
     assert "where:    a\n" in str(refusal.value)
+
+
+def test_what_is_fused_by_rows_keeps_no_state() -> None:
+    with pytest.raises(BadValue, match="cannot be added later"):
+        klf().keeps(TensorInfo("F32", (3, 2)), [torch.ones(3)])

@@ -1,0 +1,74 @@
+"""The skill units of importance maps, as KlF compares them: all of the model's at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from deltakit.errors import BadValue, NamesDiffer, some
+from deltakit.strategies._strategy import Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BLOCK = 1 << 20  # units that are compared at once
+
+
+def common_units(scores: Sequence[Scores], names: Sequence[str]) -> list[str]:
+    """Return the parameters that every map scores; one that only some score is an error.
+
+    Parameters in no map (buffers, which training has no gradient for) are averaged.
+    """
+    units = [name for name in names if any(name in task for task in scores)]
+    for number, task in enumerate(scores):
+        missing = [name for name in units if name not in task]
+        if missing:
+            raise NamesDiffer(
+                f"the importance map of task {number + 1} lacks parameters that another map has",
+                where=some(missing),
+                remedy="capture all maps over the same parameters",
+            )
+    if not units:
+        raise NamesDiffer(
+            "the importance maps name none of the model's parameters",
+            expected=some(list(names)),
+            got=some([name for task in scores for name in task]) or "no names",
+        )
+    return units
+
+
+def check_alike(scores: Sequence[Scores], units: Sequence[str]) -> None:
+    """Raise BadValue for maps whose units differ."""
+    for number, task in enumerate(scores, start=1):
+        for name in units:
+            if task[name].shape != scores[0][name].shape:
+                raise BadValue(
+                    "klf compares the same units of every task",
+                    where=name,
+                    expected=f"scores of shape {list(scores[0][name].shape)}, as task 1 has",
+                    got=f"{list(task[name].shape)} of task {number}",
+                    remedy="capture all maps in the same units, or take each parameter's mean:"
+                    " --set units=tensor",
+                )
+
+
+def means(scores: Sequence[Scores], units: Sequence[str]) -> np.ndarray:
+    """Return one score a parameter, the mean over its finer units: (tasks, parameters) float64.
+
+    A parameter of no entries scores 0.
+    """
+    import numpy as np
+
+    table = [[task[n].double().sum() / max(1, task[n].numel()) for n in units] for task in scores]
+    return np.array(table, dtype=np.float64)
+
+
+def unit_blocks(scores: Sequence[Scores], units: Sequence[str]) -> Iterator[np.ndarray]:
+    """Yield the scores of all units, parameter by parameter: (tasks, units) float64."""
+    import torch
+
+    for name in units:
+        each = [task[name].reshape(-1) for task in scores]
+        for start in range(0, len(each[0]), _BLOCK):
+            rows = [row[start : start + _BLOCK].double() for row in each]
+            yield torch.stack(rows).numpy()
