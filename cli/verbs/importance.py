@@ -35,7 +35,7 @@ def command(
         typer.Option(metavar="|".join(KINDS), help="By default first with --data, delta without."),
     ] = None,
     units: Annotated[
-        str, typer.Option(metavar="tensor|row|element", help="What fisher scores one by one.")
+        str, typer.Option(metavar="tensor|row|element", help="What is scored one by one.")
     ] = "tensor",
     base: Annotated[
         Path | None, typer.Option(help="For a PATH: the base model, to take the delta to.")
@@ -64,8 +64,8 @@ def command(
         raise typer.BadParameter(
             "--kind delta takes no --data" if data else f"--kind {kind} needs --data FILE.jsonl"
         )
-    if units != "tensor" and kind != "fisher":
-        raise typer.BadParameter("--units goes with --kind fisher")
+    if units != "tensor" and kind in ("delta", "gram"):
+        raise typer.BadParameter("--units goes with --kind first, second, mixed or fisher")
     if os.sep in task or task in (".", ".."):
         _of_path(Path(task), data, model, kind, units, base, out, as_json)
         return
@@ -158,8 +158,8 @@ def _measure(model: Path, data: Path, task: str, kind: str, units: str) -> Impor
     if kind == "gram":
         return gram(model, data, task=task)
     finer = "" if units == "tensor" else f"-{units}"
-    name = f"fisher{finer}" if kind == "fisher" else f"klf-{kind}"
-    return post_hoc(model, data, task=task, kind=name)
+    name = kind if kind == "fisher" else f"klf-{kind}"
+    return post_hoc(model, data, task=task, kind=name + finer)
 
 
 def _with_base(found: ImportanceMap, fingerprint: str | None) -> ImportanceMap:

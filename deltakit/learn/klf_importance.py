@@ -19,6 +19,7 @@ from deltakit.tensors.checkpoint import Checkpoint
 
 TIMINGS = ("before", "after")
 BUFFERS = ("device", "cpu")
+UNITS = ("tensor", "row", "element", "rank")
 
 
 class KlfImportance:
@@ -105,18 +106,19 @@ class KlfImportance:
         new weight meets the old (clipped) gradient; the first call is ignored, as there.
         `base` is the checkpoint the training starts from; its fingerprint goes into the map, so
         that a map cannot be merged with deltas of another base. `names` keeps only these
-        parameters (checkpoint names). `units="rank"` gives one score a rank of a LoRA, for which
-        the paper takes `score="mixed"`. `every=n` scores the first call of `step` and every n-th
+        parameters (checkpoint names). `units="row"` or `"element"` gives one score a row of each
+        parameter or each entry, `units="rank"` one a rank of a LoRA, for which the paper takes
+        `score="mixed"`. `every=n` scores the first call of `step` and every n-th
         after it: a n-th of the cost, and a window n times as long in training steps.
         `buffers="cpu"` keeps the two buffers in main memory, for a model that fills its
         accelerator; each step then moves one float32 a tracked parameter there. Raises `BadValue`
         for a setting or name that is wrong and `DeltakitError` for units that capture does not
         support.
         """
-        if units not in ("tensor", "rank"):
+        if units not in UNITS:
             raise DeltakitError(
-                "capture does not support these skill units yet",
-                expected='units="tensor", one score per parameter, or "rank", for a LoRA',
+                "capture does not support these skill units",
+                expected=", ".join(UNITS),
                 got=f'units="{units}"',
             )
         parameters = tracked(model, names)
@@ -182,7 +184,8 @@ class KlfImportance:
     def map(self, task: str, provenance: Mapping[str, str] | None = None) -> ImportanceMap:
         """Return one float32 score a skill unit: the mean of I*U over it.
 
-        Tensor units: shape (), by parameter. Rank units: shape (r,), by the adapted module.
+        Tensor units: shape (), by parameter. Row units: (rows,), element units: the parameter's
+        shape. Rank units: shape (r,), by the adapted module.
         `provenance` is added to what the map says of its making. Raises `DeltakitError` when no
         step was counted and `NonFinite` for a score that is no number (a weight that overflowed).
         """
@@ -194,7 +197,7 @@ class KlfImportance:
                 remedy="call step() once per optimizer step",
             )
         return ImportanceMap(
-            self._rank_scores() if self.units == "rank" else self._tensor_scores(),
+            self._unit_scores(),
             task=task,
             units=self.units,
             score=self.score,
@@ -211,11 +214,18 @@ class KlfImportance:
             },
         )
 
-    def _tensor_scores(self) -> dict[str, Tensor]:
-        return {
-            name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
-            for name, buffers in self._state.items()
-        }
+    def _unit_scores(self) -> dict[str, Tensor]:
+        if self.units == "rank":
+            return self._rank_scores()
+        if self.units == "tensor":
+            return {
+                name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
+                for name, buffers in self._state.items()
+            }
+        each = {name: self._scores(name).cpu() for name in self._state}
+        if self.units == "element":
+            return each
+        return {name: scores.row_scores(found) for name, found in each.items()}
 
     def _rank_scores(self) -> dict[str, Tensor]:
         return {

@@ -17,8 +17,8 @@ from deltakit.learn.objective import Loss, objective
 from deltakit.learn.parameters import tracked
 from deltakit.tensors.checkpoint import Checkpoint
 
-FISHER_UNITS = {"fisher": "tensor", "fisher-row": "row", "fisher-element": "element"}
-KINDS = (*(f"klf-{score}" for score in scores.SCORES), *FISHER_UNITS)
+_MEASURES = (*(f"klf-{score}" for score in scores.SCORES), "fisher")
+KINDS = tuple(f"{measure}{finer}" for measure in _MEASURES for finer in ("", "-row", "-element"))
 
 
 def post_hoc(
@@ -43,8 +43,9 @@ def post_hoc(
     in the order of the file, as in a training run whose optimizer does nothing; a = 0.85 is a
     window of about seven batches, so raise a1 and a2 to weigh the whole file. `fisher`: the
     empirical Fisher diagonal, mean over examples of the squared gradient of each example on its
-    own (`batch` is not used), averaged over the parameter's scalars; `fisher-row`: over those of
-    each row; `fisher-element`: of each scalar, which holds one more copy of the model.
+    own (`batch` is not used). Each is averaged over the parameter's scalars; `klf-first-row`,
+    `fisher-row`, ..: over those of each row; `klf-first-element`, `fisher-element`, ..: not at all,
+    which makes a map of the model's size.
 
     Dropout is off. A batch (`fisher`: an example) with a NaN or infinite gradient is skipped
     and counted. The loss is the one of `deltakit.learn.objective`; `options` are the label texts
@@ -73,19 +74,21 @@ def post_hoc(
         "data_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
         "examples": str(len(examples)),
     }
-    if kind in FISHER_UNITS:
+    finer = next((u for u in ("row", "element") if kind.endswith(f"-{u}")), None)
+    measure, units = kind.removesuffix(f"-{finer}"), finer or "tensor"
+    if measure == "fisher":
         return fisher(
             live,
             loss,
             examples,
             names=names,
             task=task,
-            units=FISHER_UNITS[kind],
+            units=units,
             base=base,
             provenance=provenance,
         )
     capture = KlfImportance.attach(
-        live, score=kind.removeprefix("klf-"), a1=a1, a2=a2, base=base, names=names
+        live, score=measure.removeprefix("klf-"), units=units, a1=a1, a2=a2, base=base, names=names
     )
     for start in range(0, len(examples), batch):
         loss(examples[start : start + batch]).backward()

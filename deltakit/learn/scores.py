@@ -113,6 +113,15 @@ def unit_score(state: Tensor, spread: Tensor) -> float:
     return total / state.numel()
 
 
+def row_scores(each: Tensor) -> Tensor:
+    """Return the mean of a parameter's scores over each row: (rows, ..) -> (rows,) float32.
+
+    >>> row_scores(torch.tensor([[1.0, 3.0], [0.0, 1.0]]))
+    tensor([2.0000, 0.5000])
+    """
+    return each.flatten(1).mean(dim=1, dtype=torch.float64).float() if each.dim() > 1 else each
+
+
 def sum_of_squares(gradient: Tensor) -> float:
     """Return the sum of squared entries: float32 within a block, float64 over the blocks.
 

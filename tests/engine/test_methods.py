@@ -47,6 +47,7 @@ def by_hand(folder: Path, made: Recipe, scores: Any = None) -> dict[str, torch.T
     names = [task.name for task in made.tasks]
     base, tuned = weights(folder / "base"), [weights(folder / name) for name in names]
     where = depths(base)
+    facts = method.prepare([scores[name] for name in names], sorted(base)) if scores else {}
     found = {}
     for name, before in base.items():
         stack = Stack(
@@ -57,6 +58,7 @@ def by_hand(folder: Path, made: Recipe, scores: Any = None) -> dict[str, torch.T
             before,
             seed=made.seed,
             depth=where[name],
+            fact=facts.get(name),
             scores=tuple(scores[task][name] for task in names) if scores else (),
         )
         found[name] = before + method.merge(stack)
@@ -145,6 +147,8 @@ def with_maps(folder: Path, strategy: str, **options: Any) -> Any:
         ("ewc", {}),
         ("importance_weighted", {}),
         ("average", {"mask": Piece("importance", {"by": "map"})}),
+        ("klf", {}),
+        ("klf", {"settings": {"order": "joint", "fusion": "adaptive"}}),
     ],
 )
 def test_importance_of_elements_reaches_every_block(

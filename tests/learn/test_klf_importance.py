@@ -316,8 +316,26 @@ def test_names_keep_only_those_parameters():
 
 
 def test_units_that_capture_does_not_support_are_refused():
-    with pytest.raises(DeltakitError, match="does not support these skill units yet"):
+    with pytest.raises(DeltakitError, match="does not support these skill units"):
         KlfImportance.attach(scalar(), units="head")
+
+
+def test_finer_units_have_the_tensors_score_as_their_mean():
+    found = {}
+    for units in ("tensor", "row", "element"):
+        model = of_all_sizes()
+        capture = KlfImportance.attach(model, units=units)
+        follow(capture, model, range(3))
+        found[units] = capture.map("t")
+        assert found[units].units == units
+    for name, whole in found["tensor"].items():
+        element, row = found["element"][name], found["row"][name]
+        assert element.shape == model.get_parameter(name).shape
+        assert row.shape == element.shape[:1]
+        torch.testing.assert_close(element.mean(), whole)
+        torch.testing.assert_close(
+            row, element.flatten(1).mean(1) if element.dim() > 1 else element
+        )
 
 
 def test_an_unknown_timing_is_refused():

@@ -149,8 +149,11 @@ def test_wrong_settings_are_refused(folder, data):
 def test_fisher_by_row_and_by_element_average_to_that_of_the_tensor(folder, data):
     found = {
         kind: post_hoc(folder, data, task="t", kind=kind)
-        for kind in ("fisher", "fisher-row", "fisher-element")
+        for kind in ("fisher", "fisher-row", "fisher-element", "klf-first", "klf-first-row")
     }
+    for name, whole in found.pop("klf-first").items():
+        torch.testing.assert_close(found["klf-first-row"][name].mean(), whole)
+    assert found.pop("klf-first-row").units == "row"
     rows = read_examples(data)
     live, loss = objective(folder, rows, source="data")
     total = {name: torch.zeros_like(p) for name, p in live.named_parameters()}
