@@ -153,13 +153,13 @@ def evaluate(folder: Path, tasks: Sequence[data.Task], max_tokens: int = 48) -> 
 
 
 @contextmanager
-def workers() -> Iterator[ProcessPoolExecutor]:
-    """Two processes of one torch thread each, for as long as the block lasts.
+def workers(count: int = 2) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one torch thread each, for as long as the block lasts.
 
-    They do more on two cores than torch's own threads, and compute the same as one process.
+    Two do more on two cores than torch's own threads, and compute the same as one process.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when a worker imports it
-    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield pool
     finally:

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import data, demo, page, table, vision_data, vision_model
 from benchmarks.machine import machine
-from benchmarks.model import base_folder, train, workers
+from benchmarks.model import Training, base_folder, train, workers
 from benchmarks.scores import Scores
 from deltakit.importance import ImportanceMap
 from deltakit.learn.fisher import fisher
@@ -34,7 +34,7 @@ from deltakit.tensors.checkpoint import Checkpoint
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 MEASURED, QUICK_MEASURED = 40, 4
-TEST_ROWS = 250
+TEST_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Bench:
     base: Path
     tasks: Sequence[data.Task]
     folder: Path
+    training: Training
     measured: int
     scores: Scores
 
@@ -62,10 +63,12 @@ class Bench:
         weights = Checkpoint.open(self.model(task)).fingerprint()[:8]
         return self.folder / "importance" / f"{task}-{weights}-{self.measured}.{kind}.safetensors"
 
-    def prepare(self, pool: ProcessPoolExecutor, training: Any) -> None:
+    def prepare(self, pool: ProcessPoolExecutor) -> None:
         """Train what is not trained and measure what is not measured."""
         jobs = [
-            pool.submit(train, task, training, self.base, self.model(n), self.importance(n, "klf"))
+            pool.submit(
+                train, task, self.training, self.base, self.model(n), self.importance(n, "klf")
+            )
             for task, n in zip(self.tasks, self.names, strict=True)
         ]
         for job in jobs:
@@ -144,28 +147,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a few steps a task, few test rows")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that score")
     parser.add_argument("--demo", type=Path, metavar="DIR", help="default: out/demo[-quick]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/accuracy[-quick]")
     given = parser.parse_args(arguments)
     quick = "-quick" if given.quick else ""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    training, test_rows = (
-        (demo.QUICK, demo.QUICK_TEST_ROWS) if given.quick else (demo.FULL, TEST_ROWS)
-    )
+    training = demo.QUICK if given.quick else demo.FULL
+    test_rows = demo.QUICK_TEST_ROWS if given.quick else TEST_ROWS
+    image_training = replace(training, lr=vision_model.RATE)
     text, images = base_folder(), vision_model.base_folder()
-    sets: list[tuple[Path, Sequence[data.Task], Path]] = [
-        (text, data.load(), given.demo or Path(f"out/demo{quick}")),
-        (images, vision_data.load(images), given.out or Path(f"out/accuracy{quick}")),
+    sets: list[tuple[Path, Sequence[data.Task], Training, Path]] = [
+        (text, data.load(), training, given.demo or Path(f"out/demo{quick}")),
+        (
+            images,
+            vision_data.load(images),
+            image_training,
+            given.out or Path(f"out/accuracy{quick}"),
+        ),
     ]
     benches = []
-    with workers() as pool:
-        for base, tasks, folder in sets:
+    with workers(given.workers) as pool:
+        for base, tasks, fitting, folder in sets:
             demo.claim(folder)
             exams = [task.examination(test_rows) for task in tasks]
             scores = Scores(folder / "strategy_scores.json", exams, pool)
             measured = QUICK_MEASURED if given.quick else MEASURED
-            benches.append(Bench(base, tasks, folder, measured, scores))
-            benches[-1].prepare(pool, training)
+            benches.append(Bench(base, tasks, folder, fitting, measured, scores))
+            benches[-1].prepare(pool)
         found = rows(benches)
     notes = [
         f"Percent right on {test_rows} test rows a task (sms: mean recall of its two classes). One "
@@ -173,7 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scale 1, none tuned; - where no model of the task was merged (two models at most). Left: "
         "all-MiniLM-L6-v2 (22.7 M parameters). Right: a ViT-S/14 (22.1 M) of DINOv2's layout that "
         "was trained on to find salient objects, images at 56 pixels, frozen prototypes as heads.",
-        f"{training.steps} steps of {training.batch} a task. fisher, ewc and importance_weighted "
+        f"{training.steps} steps of {training.batch} a task, at rate {training.lr:g} (text) and "
+        f"{image_training.lr:g} (images), the latter chosen on training rows that no model is "
+        "trained on (python -m benchmarks.vision_rate). fisher, ewc and importance_weighted "
         f"use the Fisher diagonal of {measured} training rows, entry by entry; regmean Gram "
         "matrices of the same rows; klf what was captured in training; emr is the unified delta "
         "without the tasks' masks.",

@@ -18,6 +18,7 @@ from benchmarks.packages import Member
 from benchmarks.vision_model import CLASSES, ImageScorer, prototypes, save
 
 SIDE = 28
+HELD_OUT = 1000  # of the training rows, on which the training was chosen; never trained on
 _DEB = "deb:dataset-fashion-mnist=0.0~git20200523.55506a9-1"
 _FOLDER = "usr/share/datasets/fashion-mnist/"
 FASHION = (
@@ -69,6 +70,7 @@ class ImageTask(data.Task):
     """An image task: its rows hold pixels as bytes, and its head never changes."""
 
     head: Tensor | None = None
+    validation: tuple[data.Row, ...] = ()
 
     @property
     def answers(self) -> Tensor | None:
@@ -122,4 +124,5 @@ def _task(name: str, train: list[data.Row], test: list[data.Row], base: Path) ->
         random.Random(f"{name} 0").shuffle(rows)
     labels = tuple(map(str, range(CLASSES)))
     head = prototypes(base, train[:500])
-    return ImageTask(name, labels, "accuracy", tuple(train), tuple(test), head)
+    train, held = train[:-HELD_OUT], train[-HELD_OUT:]
+    return ImageTask(name, labels, "accuracy", tuple(train), tuple(test), head, tuple(held))

@@ -29,6 +29,7 @@ ATTENTION = {
     "attention.output.dense": "attention.o_proj",
 }
 CLASSES, PIXELS = 10, 56
+RATE = 1e-5  # of those that benchmarks.vision_rate tried
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
