@@ -156,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = demo.QUICK if given.quick else demo.FULL
     test_rows = demo.QUICK_TEST_ROWS if given.quick else TEST_ROWS
     image_training = replace(training, lr=vision_model.RATE)
+    if not given.quick:
+        image_training = replace(image_training, steps=vision_model.STEPS)
     text, images = base_folder(), vision_model.base_folder()
     sets: list[tuple[Path, Sequence[data.Task], Training, Path]] = [
         (text, data.load(), training, given.demo or Path(f"out/demo{quick}")),
@@ -181,12 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seed: differences under about three points say nothing. Every strategy at its defaults, "
         "scale 1, none tuned; - where no model of the task was merged (two models at most). Left: "
         "all-MiniLM-L6-v2 (22.7 M parameters). Right: a ViT-S/14 (22.1 M) of DINOv2's layout that "
-        "was trained on to find salient objects, images at 56 pixels, frozen prototypes as heads.",
-        f"{training.steps} steps of {training.batch} a task, at rate {training.lr:g} (text) and "
-        f"{image_training.lr:g} (images), the latter chosen on training rows that no model is "
-        "trained on (python -m benchmarks.vision_rate). fisher, ewc and importance_weighted "
-        f"use the Fisher diagonal of {measured} training rows, entry by entry; regmean Gram "
-        "matrices of the same rows; klf what was captured in training; emr is the unified delta "
+        "was trained on to find salient objects, images at 56 pixels; each task's head is a linear "
+        f"probe of the base, made of {vision_data.PROBED} training rows and frozen.",
+        f"{training.steps} steps of {training.batch} a text task at rate {training.lr:g}, "
+        f"{image_training.steps} an image task at {image_training.lr:g}, chosen on "
+        f"{vision_data.HELD_OUT} training rows that no model is trained on (python -m "
+        "benchmarks.vision_rate). fisher, ewc and importance_weighted use the Fisher diagonal of "
+        f"{measured} training rows, entry by entry; regmean Gram matrices of the same rows; klf what was captured in training; emr is the unified delta "
         "without the tasks' masks.",
         f"python -m benchmarks.strategy_accuracy{' --quick' if quick else ''}, "
         f"{datetime.datetime.now().astimezone().date()}. {machine('torch', 'transformers')}.",

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from benchmarks import data, packages
 from benchmarks.packages import Member
-from benchmarks.vision_model import CLASSES, ImageScorer, prototypes, save
+from benchmarks.vision_model import CLASSES, ImageScorer, probe, save
 
 SIDE = 28
+PROBED = 1500  # training rows that a task's head is made of
 HELD_OUT = 1000  # of the training rows, on which the training was chosen; never trained on
 _DEB = "deb:dataset-fashion-mnist=0.0~git20200523.55506a9-1"
 _FOLDER = "usr/share/datasets/fashion-mnist/"
@@ -123,6 +124,6 @@ def _task(name: str, train: list[data.Row], test: list[data.Row], base: Path) ->
     for rows in (train, test):
         random.Random(f"{name} 0").shuffle(rows)
     labels = tuple(map(str, range(CLASSES)))
-    head = prototypes(base, train[:500])
+    head = probe(base, train[:PROBED])
     train, held = train[:-HELD_OUT], train[-HELD_OUT:]
     return ImageTask(name, labels, "accuracy", tuple(train), tuple(test), head, tuple(held))

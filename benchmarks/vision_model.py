@@ -29,15 +29,15 @@ ATTENTION = {
     "attention.output.dense": "attention.o_proj",
 }
 CLASSES, PIXELS = 10, 56
-RATE = 1e-5  # of those that benchmarks.vision_rate tried
+STEPS, RATE = 120, 1e-5  # of those that benchmarks.vision_rate tried
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageScorer:
-    """The logit of a class is a scaled cosine of the image with the class's prototype.
+    """The logits of an image are what a probe of the base's vectors says of it.
 
-    The prototypes are the base's own: all that is trained and merged is the encoder, and a task
-    never trained on can be scored too, as with `OptionScorer`.
+    The probe never changes: all that is trained and merged is the encoder, and a task never trained
+    on can be scored too, as with `OptionScorer`.
     """
 
     def __init__(self, encoder: Any, *, scale: float = 20.0) -> None:
@@ -52,18 +52,18 @@ class ImageScorer:
         with quiet():
             return cls(Dinov2Model.from_pretrained(folder).eval())
 
-    def cosines(self, images: Sequence[bytes], head: Tensor) -> Tensor:
-        """Return the cosine (n, classes) of square grey images, one byte a pixel, with each class.
+    def probed(self, images: Sequence[bytes], head: Tensor) -> Tensor:
+        """Return the answers (n, classes) of a probe to square grey images, one byte a pixel.
 
-        head: (1 + classes, d), of `prototypes`. Taken from the middle of all images: what they
-        have in common is nine tenths of each.
+        head: (1 + classes, d), of `probe`. Vectors are taken from the middle of all images: what
+        they have in common is nine tenths of each.
         """
         vectors = _encode(self.encoder, images) - head[0]
         return functional.normalize(vectors, dim=-1) @ head[1:].T
 
     def loss(self, images: Sequence[bytes], head: Tensor, targets: Sequence[int]) -> Tensor:
         """Return the mean cross-entropy () of the right classes."""
-        logits = self.scale * self.cosines(images, head)
+        logits = self.scale * self.probed(images, head)
         return functional.cross_entropy(logits, torch.tensor(targets))
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class ImageScorer:
         """Return the index of the best class for every image."""
         found: list[int] = []
         for start in range(0, len(images), 50):
-            found += self.cosines(images[start : start + 50], head).argmax(-1).tolist()
+            found += self.probed(images[start : start + 50], head).argmax(-1).tolist()
         return found
 
 
@@ -87,8 +87,12 @@ def _encode(encoder: Any, images: Sequence[bytes]) -> Tensor:
 
 
 @torch.no_grad()
-def prototypes(base: Path, rows: Sequence[data.Row]) -> Tensor:
-    """Return the base's mean unit vector, and from it the direction to each class's, as float32."""
+def probe(base: Path, rows: Sequence[data.Row], ridge: float = 0.01) -> Tensor:
+    """Return the base's mean unit vector, and the least-squares weights of each class, as float32.
+
+    The weights answer 1 for a class and 0 for the others from unit vectors about that mean, with
+    `ridge` times their mean square added to the diagonal.
+    """
     from transformers import Dinov2Model
 
     with quiet():
@@ -98,8 +102,11 @@ def prototypes(base: Path, rows: Sequence[data.Row]) -> Tensor:
     )
     labels = torch.tensor([label for _, label in rows])
     common = vectors.mean(0)
-    means = torch.stack([vectors[labels == i].mean(0) - common for i in range(CLASSES)])
-    return torch.cat([common[None], functional.normalize(means, dim=-1)])
+    centred = functional.normalize(vectors - common, dim=-1)
+    squares = centred.T @ centred
+    squares.diagonal().add_(ridge * squares.diagonal().mean())
+    wanted = functional.one_hot(labels, CLASSES).float() - 1 / CLASSES
+    return torch.cat([common[None], torch.linalg.solve(squares, centred.T @ wanted).T])
 
 
 def save(encoder: Any, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import demo, table, vision_data, vision_model
+from benchmarks import table, vision_data, vision_model
 from benchmarks.model import Training, evaluate, train
 from deltakit.merging import merge
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vision_rate", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("rates", nargs="+", type=float, metavar="RATE")
-    parser.add_argument("--steps", type=int, default=demo.FULL.steps, metavar="N")
+    parser.add_argument("--steps", type=int, default=vision_model.STEPS, metavar="N")
     parser.add_argument("--rows", type=int, default=300, metavar="N")
     parser.add_argument("--out", type=Path, default=Path("out/vision-rate"), metavar="DIR")
     given = parser.parse_args(arguments)

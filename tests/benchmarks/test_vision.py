@@ -52,9 +52,9 @@ def rows(count):
     return [(shade.astype(np.uint8).tobytes(), x) for shade, x in zip(shades, labels, strict=True)]
 
 
-def test_an_image_task_is_scored_by_prototypes_of_the_base_and_its_loss_reaches_all_weights(base):
+def test_an_image_task_is_scored_by_a_probe_of_the_base_and_its_loss_reaches_all_weights(base):
     few = rows(40)
-    head = vision_model.prototypes(base, few)
+    head = vision_model.probe(base, few)
     task = ImageTask("t", tuple("0123456789"), "accuracy", tuple(few), tuple(few), head)
     scorer = task.open(base)
     images, labels = zip(*few, strict=True)
