@@ -189,8 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{image_training.steps} an image task at {image_training.lr:g}, chosen on "
         f"{vision_data.HELD_OUT} training rows that no model is trained on (python -m "
         "benchmarks.vision_rate). fisher, ewc and importance_weighted use the Fisher diagonal of "
-        f"{measured} training rows, entry by entry; regmean Gram matrices of the same rows; klf what was captured in training; emr is the unified delta "
-        "without the tasks' masks.",
+        f"{measured} training rows, entry by entry; regmean Gram matrices of the same "
+        "rows; klf what was captured in training; emr is the unified delta without the tasks' "
+        "masks.",
         f"python -m benchmarks.strategy_accuracy{' --quick' if quick else ''}, "
         f"{datetime.datetime.now().astimezone().date()}. {machine('torch', 'transformers')}.",
     ]
