@@ -29,6 +29,14 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Parameters | None = None
 
 
+class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of the parts that a model is made of, which most have one of."""
+
+    slices: list[Slice] | None = None
+    models: list[Source] | None = None
+    parameters: Parameters | None = None
+
+
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the output's tokens come from."""
 
@@ -43,7 +51,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     merge_method: str
     models: list[Source] | None = None
     slices: list[Slice] | None = None
-    modules: Any = None
+    modules: dict[str, Module] | None = None
     base_model: Any = None
     parameters: Parameters | None = None
     dtype: str | None = None
@@ -51,6 +59,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tokenizer_source: Any = None
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
+
+    @property
+    def shared(self) -> list[Parameters | None]:
+        """The parameters of all slices, the nearest first."""
+        return [*(part.parameters for part in (self.modules or {}).values()), self.parameters]
+
+    def in_one_module(self) -> Config:
+        """Return the configuration with the slices or models of its one module as its own."""
+        if self.modules is None:
+            return self
+        if len(self.modules) != 1:
+            raise BadFile(
+                "modules: a model of several parts cannot be merged part by part",
+                got=", ".join(self.modules) or "none",
+                remedy="merge it whole, with models; rules give a part other settings",
+            )
+        (only,) = self.modules.values()
+        if (only.slices is None) == (only.models is None):
+            raise BadFile("modules: exactly one of models and slices is to be in one")
+        return msgspec.structs.replace(self, slices=only.slices, models=only.models)
 
 
 def is_mergekit(data: Any) -> bool:

@@ -30,18 +30,19 @@ class Method:
     each: Mapping[str, Any] = field(default_factory=dict)  # of each model
     needs_base: bool = True
     notes: Sequence[str] = ()
+    sums: bool = False  # so that a model of weight 0 has no part in it
 
 
 _DELTAS = {"normalize": False, "rescale": False, "lambda": 1.0, "int8_mask": False}
 _EACH = {"weight": None, "density": 1.0}
 
 METHODS: dict[str, Method] = {
-    "linear": Method({"normalize": True}, {"weight": None}, needs_base=False),
-    "task_arithmetic": Method(_DELTAS, _EACH),
+    "linear": Method({"normalize": True}, {"weight": None}, needs_base=False, sums=True),
+    "task_arithmetic": Method(_DELTAS, _EACH, sums=True),
     "ties": Method({**_DELTAS, "normalize": True}, _EACH, notes=[_TIES_NOTE]),
-    "dare_linear": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE]),
+    "dare_linear": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE], sums=True),
     "dare_ties": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE, _TIES_NOTE]),
-    "breadcrumbs": Method(_DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE]),
+    "breadcrumbs": Method(_DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE], sums=True),
     "breadcrumbs_ties": Method(
         _DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE, _TIES_NOTE]
     ),
@@ -51,11 +52,15 @@ METHODS: dict[str, Method] = {
         notes=[_MASKS_NOTE, _DELLA_NOTE, _TIES_NOTE],
     ),
     "della_linear": Method(
-        {**_DELTAS, "rescale": True}, {**_EACH, "epsilon": 0.15}, notes=[_MASKS_NOTE, _DELLA_NOTE]
+        {**_DELTAS, "rescale": True},
+        {**_EACH, "epsilon": 0.15},
+        notes=[_MASKS_NOTE, _DELLA_NOTE],
+        sums=True,
     ),
     "slerp": Method({"t": None}),
     "model_stock": Method({"filter_wise": False}, notes=[_STOCK_NOTE]),
     "sce": Method({"select_topk": 1.0, "int8_mask": False}),
+    "passthrough": Method({}, {"scale": 1.0}, needs_base=False),
 }
 
 
@@ -73,12 +78,6 @@ def method(name: str) -> Method:
     """Return a method by mergekit's name; BadFile for one that has no counterpart."""
     if name in METHODS:
         return METHODS[name]
-    if name == "passthrough":
-        raise BadFile(
-            "merge_method: passthrough stacks layers into a deeper model, which is no merge",
-            expected=", ".join(METHODS),
-            remedy="make the stacked model with mergekit; its folder can be merged here",
-        )
     close = nearest(name, METHODS)
     raise BadFile(
         f"merge_method: {name!r} has no counterpart",

@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deltakit.errors import BadFile
-from deltakit.mergekit.config import Config, Slice, Source
-
-
-def holds(part: Slice, number: int) -> bool:
-    """Tell whether a slice has a layer."""
-    found = part.sources[0].layer_range
-    return found is None or found[0] <= number < found[1]
+from deltakit.mergekit.config import Config, Slice
 
 
 def slices_of(config: Config) -> list[Slice]:
@@ -26,17 +20,12 @@ def slices_of(config: Config) -> list[Slice]:
         slices = config.slices or []
     if not slices or not all(part.sources for part in slices):
         raise BadFile("no model is named")
-    first = [path_of(source.model, "model") for source in slices[0].sources]
     for part in slices:
-        if [path_of(source.model, "model") for source in part.sources] != first:
-            raise BadFile("slices: all are to be made of the same models, in one order")
         if part.base_model is not None and part.base_model != config.base_model:
             raise BadFile("slices: a base_model of a slice's own has no counterpart")
         if part.residual_weight is not None:
             raise BadFile("slices: residual_weight has no counterpart")
-        if any(isinstance(s, Source) and s.layer_range is None for s in part.sources) and (
-            config.slices is not None
-        ):
+        if any(s.layer_range is None for s in part.sources) and (config.slices is not None):
             raise BadFile("slices: a source without its layer_range")
     return slices
 

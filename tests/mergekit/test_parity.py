@@ -1,5 +1,6 @@
 """The same numbers as mergekit, where it can be installed (slow: it is a program of its own)."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -62,6 +63,10 @@ def test_the_same_configuration_gives_the_same_numbers(name: str, merged: Path) 
     found = translate(read_data(merged / f"{name}.yaml"))
     execute(plan_recipe(found.recipe), merged / f"ours-{name}")
     ours, theirs = (weights(merged / f"{whose}-{name}") for whose in ("ours", "theirs"))
+    configs = [
+        json.loads((merged / f"{w}-{name}" / "config.json").read_text()) for w in ("ours", "theirs")
+    ]
+    assert len({config["num_hidden_layers"] for config in configs}) == 1
     base = weights(merged / "base")
     assert set(ours) == set(theirs)
     assert any(not torch.equal(tensor, base[key]) for key, tensor in ours.items())

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from deltakit.errors import BadFile
+from deltakit.errors import BadFile, BadValue
 from deltakit.mergekit import is_mergekit, translate
-from deltakit.recipe import Rules
+from deltakit.merging import plan_recipe
+from deltakit.recipe import Recipe, Rules
 from deltakit.recipe.text import parse
 from deltakit.tensors.checkpoint import Checkpoint
 from tests.mergekit.configs import FORMS, form
@@ -89,23 +90,34 @@ def test_settings_of_each_tensor_are_mergekits(name: str, key: str, ours: str, m
 def test_each_form_is_a_recipe_that_can_be_checked(name: str, models: Path):
     config = read(form(name, models))
     assert is_mergekit(config)
-    recipe = translate(config).recipe.checked()
-    Rules(recipe, Checkpoint.open(models / "base").infos)
+    recipe = translate(config).recipe
+    plan = plan_recipe(recipe)
+    assert Recipe.of(read(recipe.encode().decode())) == recipe
     assert not is_mergekit(read(recipe.encode().decode()))
+    assert len(plan.base.infos) >= len(Checkpoint.open(models / "base").infos)
 
 
 HEAD = "merge_method: ties\nbase_model: base\nmodels:\n- {model: a}\n- {model: b}\n"
 WEIGHED = HEAD + "parameters: {weight: 1, density: 0.5}\n"
 
+SLERP = "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n"
+STACK = """merge_method: passthrough
+slices:
+- sources: [{model: a, layer_range: [0, 4]}]
+- sources: [{model: b, layer_range: [2, 6]}]
+"""
+
 REFUSED = [
     (HEAD, "weight is missing for"),
     (WEIGHED + "chat_template: auto", "chat_template"),
-    (WEIGHED + "modules: {}", "exactly one of models, slices and modules"),
+    (WEIGHED + "modules: {x: {}}", "exactly one of models, slices and modules"),
     (WEIGHED + "tokenizer: {source: union, pad_to_multiple_of: 8}", "pad_to_multiple_of"),
     (WEIGHED + "tokeniser_source: base", "unknown key 'tokeniser_source'"),
     (WEIGHED.replace("density", "densty"), "has no 'densty'"),
     (WEIGHED.replace("ties", "tise", 1), "'tise' has no counterpart"),
-    (WEIGHED.replace("ties", "passthrough", 1), "passthrough stacks layers"),
+    ("merge_method: passthrough\nmodels: [{model: a}, {model: b}]", "one source a slice"),
+    ("merge_method: linear\nmodules: {x: {models: [{model: a}]}, y: {}}", "part by part"),
+    ("merge_method: linear\nmodules: {x: {}}", "exactly one of models and slices"),
     (
         WEIGHED.replace("weight: 1,", "weight: 1, rescale: true,"),
         "rescale: True has no counterpart",
@@ -128,22 +140,21 @@ REFUSED = [
         "- {model: b, parameters: {weight: 1}}\nparameters: {normalize: false}",
         "do not sum to 1",
     ),
+    (SLERP + "- sources: [{model: b, layer_range: [0, 4]}]", "slerp of one source"),
     (
-        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n- sources:\n"
-        "  - {model: a, layer_range: [0, 4]}\n  - {model: b, layer_range: [2, 6]}\n",
-        "stack layers",
+        SLERP + "- sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 3]}]",
+        "different numbers of layers",
     ),
     (
-        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n- sources:\n"
-        "  - {model: a, layer_range: [0, 4]}\n  - {model: b, layer_range: [0, 4]}\n",
-        "the last layers are left out",
+        SLERP + "- sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 4]}]\n"
+        "- sources: [{model: a, layer_range: [0, 4]}, {model: base, layer_range: [0, 4]}]",
+        "made of the same models",
     ),
-    (
-        "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n"
-        "- sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 4]}]\n"
-        "- sources: [{model: a, layer_range: [2, 6]}, {model: b, layer_range: [2, 6]}]\n",
-        "come twice or in another order",
-    ),
+    (STACK.replace("0, 4", "4, 4"), "without layers"),
+    (STACK.replace("0, 4", "0, 9"), "not in the model"),
+    (STACK + "tokenizer_source: b\n", "the tokenizer of their base"),
+    (STACK.replace("passthrough", "ties"), "base_model is missing"),
+    (STACK.replace("passthrough", "linear") + "parameters: {weight: 0}", "other than the source"),
 ]
 
 
@@ -152,7 +163,7 @@ def test_what_has_no_counterpart_is_refused_by_its_key(
     text: str, match: str, models: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(models)
-    with pytest.raises(BadFile, match=match):
+    with pytest.raises((BadFile, BadValue), match=match):
         translate(read(text))
 
 
@@ -166,3 +177,20 @@ def test_what_is_read_otherwise_is_told(models: Path, monkeypatch: pytest.Monkey
     assert (found.recipe.dtype, found.recipe.tokenizer) == ("BF16", "union")
     assert found.recipe.mask is not None
     assert found.recipe.mask.settings == {"density": 0.5, "rescale": "l1"}
+
+
+def test_passthrough_is_slices_that_take(models: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(models)
+    found = translate(read(STACK + "tokenizer_source: union\n"))
+    assert [part.text for part in found.recipe.slices] == [
+        "layers 0-3 of base as they are", "layers 2-5 of b as they are"
+    ]  # fmt: skip
+    assert (found.recipe.base, found.recipe.strategy, found.recipe.rules) == ("a", "", [])
+    told = "\n".join(found.notes)
+    assert "tokenizer of stacked layers is the base's" in told
+    assert "those of the first slice's model" in told
+    more = STACK.replace("passthrough", "linear").replace(
+        "[{model: b", "[{model: a, layer_range: [2, 6]}, {model: b"
+    )
+    told = "\n".join(translate(read(more + "parameters: {weight: 1}")).notes)
+    assert "where the first slice has fewer" in told
