@@ -33,7 +33,7 @@ from deltakit.engine.plan import Plan, output_info, row_length
 from deltakit.engine.shards import make_shards
 from deltakit.engine.stacking import stacked
 from deltakit.engine.state import State
-from deltakit.engine.vocabularies import in_one_vocabulary, matched_experts
+from deltakit.engine.vocabularies import files_beside, in_one_vocabulary, matched_experts
 from deltakit.errors import BadValue, some
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Effective, Recipe
@@ -65,7 +65,7 @@ def make_plan(
     recipe = recipe.checked()
     stack = stacked(recipe, base, experts)
     source: Checkpoint | MatchedBase | StackedBase = stack.base
-    experts, rules = stack.experts, stack.rules
+    models, experts, rules = experts, stack.experts, stack.rules
     merges = [name for name in merged_names(source.infos) if rules.merges(name)]
     effective = {name: rules.effective(name) for name in merges}
     every = make_groups(merges, effective)
@@ -76,7 +76,8 @@ def make_plan(
     heads = {expert.name: found for expert, found in seen if found is not None}
     given, experts = experts, [expert for expert, _ in seen]
     vocabulary, notes = in_one_vocabulary(recipe, base, experts, rules)
-    notes += [*stack.notes, *notes_on_aside(recipe, given, heads, source, rules)]
+    files, told = files_beside(recipe, base, models, vocabulary, stack.files)
+    notes += [*stack.notes, *told, *notes_on_aside(recipe, given, heads, source, rules)]
     for number, expert in enumerate(experts):
         as_known = source if vocabulary is None else vocabulary.sources[number].seen
         notes += check_expert(expert, as_known, rules)
@@ -133,7 +134,7 @@ def make_plan(
         block=block,
         looked=looked,
         vocabulary=vocabulary,
-        files={**stack.files, **(vocabulary.files if vocabulary else {})},
+        files=files,
         keeping=keeping,
     )
 

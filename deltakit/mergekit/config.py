@@ -40,7 +40,7 @@ class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the output's tokens come from."""
 
-    source: Any = None
+    source: Any = "union"
     tokens: Any = None
     pad_to_multiple_of: int | None = None
 

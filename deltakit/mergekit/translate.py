@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deltakit.errors import BadFile
+from deltakit.errors import BadFile, BadValue
 from deltakit.mergekit.config import Config
 from deltakit.mergekit.layout import Layout, layout
 from deltakit.mergekit.methods import method
@@ -14,6 +14,7 @@ from deltakit.mergekit.values import Values
 from deltakit.recipe import Recipe, Rule, Task
 from deltakit.recipe.keys import convert
 from deltakit.tensors.dtypes import parse_dtype
+from deltakit.vocabulary import check_template
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def translate(data: Any) -> Translated:
     notes = _notes(config, found, values)
     kind = config.out_dtype or config.dtype
     said = own or Rule(strategy="")
+    tokenizer = _tokenizer(config, found, notes)
     recipe = Recipe(
         base=found.base,
         tasks=[Task(name, path, said.weights.get(name, 1.0)) for name, path in found.tasks.items()],
@@ -49,7 +51,9 @@ def translate(data: Any) -> Translated:
         rules=_rules(values, own),
         slices=list(found.slices),
         dtype=None if kind is None else parse_dtype(kind),
-        tokenizer=_tokenizer(config, found, notes),
+        tokenizer=tokenizer,
+        pad_to_multiple_of=_multiple(config, tokenizer, notes),
+        chat_template=config.chat_template,
     )
     return Translated(recipe, notes)
 
@@ -58,19 +62,26 @@ def _refuse(config: Config) -> None:
     """Raise BadFile for keys that are understood and cannot be done."""
     if sum(part is not None for part in (config.models, config.slices, config.modules)) != 1:
         raise BadFile("exactly one of models, slices and modules is to be there")
-    if config.chat_template is not None:
-        raise BadFile(
-            "chat_template: the template of a merged model is its base's",
-            remedy="take the key out, and put chat_template.jinja into the merged folder",
-        )
+    template = config.chat_template
+    if template is not None:
+        try:
+            check_template(template)
+        except BadValue as error:
+            raise BadFile(
+                "chat_template: neither auto, a template, nor a name that is known here",
+                expected=error.expected,
+                got=error.got,
+                remedy="write the template itself; mergekit's own are in its _data/chat_templates",
+            ) from None
     if config.tokenizer is not None and config.tokenizer_source is not None:
         raise BadFile("tokenizer and tokenizer_source are both there", remedy="leave out one")
-    if config.tokenizer is not None and (
-        config.tokenizer.tokens or config.tokenizer.pad_to_multiple_of
-    ):
+    if config.tokenizer is not None and config.tokenizer.tokens:
         raise BadFile(
-            "tokenizer: tokens and pad_to_multiple_of have no counterpart",
-            remedy="name the source alone: base, union or a model",
+            "tokenizer: tokens: rows of single tokens cannot be chosen",
+            got=", ".join(config.tokenizer.tokens)[:80],
+            expected="source alone: a token that the base lacks has the mean row of the models"
+            " that have it",
+            remedy="take tokens out; for another row, set it in the merged model",
         )
 
 
@@ -107,6 +118,22 @@ def _tokenizer(config: Config, found: Layout, notes: list[str]) -> str | None:
         " whose tokens contradict it is refused"
     )
     return None
+
+
+def _multiple(config: Config, tokenizer: str | None, notes: list[str]) -> int | None:
+    """Return what the number of rows is to be a multiple of."""
+    multiple = config.tokenizer.pad_to_multiple_of if config.tokenizer else None
+    if multiple is None:
+        return None
+    if tokenizer is None:
+        raise BadFile(
+            "tokenizer: pad_to_multiple_of: rows of stacked layers are the base's",
+            remedy="stack first, and merge the stacked model with it",
+        )
+    notes.append(
+        "pad_to_multiple_of: the base's padding is kept and rounded up; mergekit pads the tokens"
+    )
+    return multiple
 
 
 def _notes(config: Config, found: Layout, values: Values) -> list[str]:

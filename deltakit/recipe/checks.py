@@ -9,6 +9,9 @@ from deltakit.errors import BadValue
 from deltakit.recipe.task import Task
 from deltakit.strategies import Method, Strategy
 from deltakit.tensors.dtypes import parse_dtype
+from deltakit.vocabulary import check_template
+
+MOST_MULTIPLE = 1 << 20
 
 
 def check_tasks(strategy: Strategy, called: str, tasks: Sequence[Task]) -> None:
@@ -55,3 +58,22 @@ def check_output(seed: int, dtype: str | None, max_shard_size: int) -> None:
         raise BadValue(f"dtype {dtype!r} is not spelled as safetensors does")
     if max_shard_size < 1:
         raise BadValue("the largest shard size is not above 0", got=f"{max_shard_size}")
+
+
+def check_tokens(tokenizer: str | None, multiple: int | None, template: str | None) -> None:
+    """Raise BadValue for what is said of the output's tokens and means nothing."""
+    if template is not None:
+        check_template(template)
+    if multiple is None:
+        return
+    if not 1 <= multiple <= MOST_MULTIPLE:
+        raise BadValue(
+            "pad_to_multiple_of is no number of rows",
+            expected=f"1 to {MOST_MULTIPLE}",
+            got=f"{multiple}",
+        )
+    if tokenizer is None:
+        raise BadValue(
+            "pad_to_multiple_of goes with a tokenizer, and none is named",
+            remedy="add tokenizer: base, or union",
+        )

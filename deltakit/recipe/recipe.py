@@ -8,7 +8,13 @@ from typing import Any
 import msgspec
 
 from deltakit.errors import BadFile, BadValue, DeltakitError
-from deltakit.recipe.checks import check_finite, check_output, check_tasks, check_weights
+from deltakit.recipe.checks import (
+    check_finite,
+    check_output,
+    check_tasks,
+    check_tokens,
+    check_weights,
+)
 from deltakit.recipe.gradient import Number, at, check_gradient
 from deltakit.recipe.keys import convert
 from deltakit.recipe.pattern import Pattern, matcher
@@ -40,9 +46,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     instead of the tasks', `lines` (a, b) multiplies the merged delta by a + b depth. `rules` say
     otherwise for some tensors, the first that matches counting; tensors that match `heads` are not
     merged, but written beside the result, a file for each task. A number may be a list: a gradient
-    over depth. A base or path left out is the store's. `tokenizer` ("base", "union" or the path
-    of one) matches the rows of embeddings by token. `slices` stack layers into another model; one
-    that only takes layers as they are has no strategy, and may have no tasks.
+    over depth. A base or path left out is the store's. `tokenizer` ("base", "union" or the path of
+    one) matches the rows of embeddings by token, whose number `pad_to_multiple_of` rounds up;
+    `chat_template` is the output's ("auto", a name or the template). `slices` stack layers into
+    another model; one that only takes layers as they are has no strategy, and may have no tasks.
     """
 
     format: int = FORMAT
@@ -60,6 +67,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     seed: int = 0
     dtype: str | None = None
     tokenizer: str | None = None
+    pad_to_multiple_of: int | None = None
+    chat_template: str | None = None
     max_shard_size: int = DEFAULT_SHARD_SIZE
     base_fingerprint: str | None = None
     strategy_digest: str | None = None
@@ -115,6 +124,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for pattern in self.heads:
             matcher(pattern)
         check_output(self.seed, self.dtype, self.max_shard_size)
+        check_tokens(self.tokenizer, self.pad_to_multiple_of, self.chat_template)
         return msgspec.structs.replace(
             self,
             settings=own.settings,

@@ -70,15 +70,17 @@ def match(
     names: Sequence[str],
     sources: Sequence[DeltaSource],
     weights: Mapping[str, Sequence[float]],
+    multiple: int | None = None,
 ) -> Matched:
     """Return the sources in one vocabulary: "base", "union", or the tokenizer of a path.
 
     Rows are matched by token. A delta's row is zero where the expert or the base lacks the token;
-    what the base lacks is defined by `MatchedBase`. "base" keeps the base's rows, "union" adds
-    what is missing, a path's own tokens and no others are kept. `weights` are those of each merged
-    tensor, one an expert. A stored delta or an adapter is in the base's vocabulary. Raises BadFile
-    for a damaged tokenizer, NotFound for a missing one, BadValue where there is nothing to match
-    or the union cannot be made.
+    what the base lacks is defined by `MatchedBase`. "base" keeps the base's rows, "union" adds what
+    is missing, a path's own tokens and no others are kept. `weights` are those of each merged
+    tensor, one an expert. The number of rows is rounded up to a multiple of `multiple`. A stored
+    delta or an adapter is in the base's vocabulary. Raises BadFile for a damaged tokenizer,
+    NotFound for a missing one, BadValue where there is nothing to match or the union cannot be
+    made.
     """
     tensors = vocabulary_tensors(base.infos, base.config())
     if not tensors:
@@ -117,6 +119,7 @@ def match(
         if found is None:
             raise no_tokenizer(str(folder))
         output, after, files = found, _rows_beside(folder, found), copied_files(folder)
+    after += -after % (multiple or 1)
     configs, strange = config_files(base, ours, output, (before, after), folder)
     matched = _matched(output, after, ours, before, members, tensors)
     infos = {name: with_rows(base.infos[name], after) for name in tensors}

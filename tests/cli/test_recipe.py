@@ -197,7 +197,7 @@ def test_mergekits_yaml_is_a_recipe_too_and_its_notes_are_printed(here):
     assert deltakit("merge", "--recipe", "m", "--out", "again").exit_code == 0
     first, second = ((here / n / "model.safetensors").read_bytes() for n in ("m", "again"))
     assert first == second
-    (here / "k.yaml").write_text(text + "chat_template: auto\n")
+    (here / "k.yaml").write_text(text + "chat_template: none\n")
     done = deltakit("merge", "--recipe", "k.yaml")
     assert done.exit_code == 1
     assert "chat_template" in done.stderr

@@ -97,9 +97,6 @@ def test_each_form_is_a_recipe_that_can_be_checked(name: str, models: Path):
     assert len(plan.base.infos) >= len(Checkpoint.open(models / "base").infos)
 
 
-HEAD = "merge_method: ties\nbase_model: base\nmodels:\n- {model: a}\n- {model: b}\n"
-WEIGHED = HEAD + "parameters: {weight: 1, density: 0.5}\n"
-
 SLERP = "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\nslices:\n"
 STACK = """merge_method: passthrough
 slices:
@@ -107,11 +104,16 @@ slices:
 - sources: [{model: b, layer_range: [2, 6]}]
 """
 
+HEAD = "merge_method: ties\nbase_model: base\nmodels:\n- {model: a}\n- {model: b}\n"
+WEIGHED = HEAD + "parameters: {weight: 1, density: 0.5}\n"
+
 REFUSED = [
     (HEAD, "weight is missing for"),
-    (WEIGHED + "chat_template: auto", "chat_template"),
+    (WEIGHED + "chat_template: llama3", "known here"),
     (WEIGHED + "modules: {x: {}}", "exactly one of models, slices and modules"),
-    (WEIGHED + "tokenizer: {source: union, pad_to_multiple_of: 8}", "pad_to_multiple_of"),
+    (WEIGHED + "tokenizer: {tokens: {x: {source: a}}}", "single tokens cannot be chosen"),
+    (WEIGHED + "tokenizer: {source: a}\ntokenizer_source: a", "both there"),
+    (STACK + "tokenizer: {pad_to_multiple_of: 8}", "rows of stacked layers"),
     (WEIGHED + "tokeniser_source: base", "unknown key 'tokeniser_source'"),
     (WEIGHED.replace("density", "densty"), "has no 'densty'"),
     (WEIGHED.replace("ties", "tise", 1), "'tise' has no counterpart"),
@@ -194,3 +196,13 @@ def test_passthrough_is_slices_that_take(models: Path, monkeypatch: pytest.Monke
     )
     told = "\n".join(translate(read(more + "parameters: {weight: 1}")).notes)
     assert "where the first slice has fewer" in told
+
+
+def test_the_tokenizers_keys_are_the_recipes(models: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(models)
+    more = "chat_template: auto\ntokenizer: {pad_to_multiple_of: 64}\n"
+    found = translate(read(WEIGHED + more))
+    recipe = found.recipe
+    assert (recipe.tokenizer, recipe.pad_to_multiple_of) == ("union", 64)
+    assert recipe.chat_template == "auto"
+    assert any("mergekit pads the tokens" in note for note in found.notes)
