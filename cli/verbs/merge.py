@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from deltakit_cli import merge_options as options
 from deltakit_cli.change import plan_change
 from deltakit_cli.lists import lines as parse_lines
 from deltakit_cli.lists import numbers, with_density
@@ -19,114 +19,39 @@ from deltakit_cli.recipes import AllowCode, plan_file
 
 PANEL = "Merge"
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="TASK|PATH",
-        help="Tasks of the store, or paths of models, adapters or delta files; name=PATH renames.",
-        show_default=False,
-    ),
-]
-
 
 def command(
-    tasks: Names = None,
-    strategy: Annotated[
-        str,
-        typer.Option("--strategy", "-s", help="See: deltakit strategies; or FILE.py:Class."),
-    ] = "",
-    base: Annotated[
-        str | None, typer.Option(help="The base model: a path, or its name in the store.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("merged"),
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy; repeat it."),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(metavar="1,0.5", help="One weight a task, or auto:NAME to find them.")
-    ] = "",
-    mask: Annotated[
-        str | None,
-        typer.Option(metavar="NAME[:KEY=VALUE,..]", help="Thin each delta first, as random."),
-    ] = None,
-    density: Annotated[
-        float | None, typer.Option(help="The fraction that --mask keeps of each delta.")
-    ] = None,
-    lines: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Scale by A + B * depth, 0 to 1 (LiNeS).")
-    ] = None,
-    scale: Annotated[float, typer.Option(help="Multiplies the merged delta, once.")] = 1.0,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Tensors to keep as in the base; repeat it."),
-    ] = None,
-    heads: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Tensors that each task keeps, beside the result."),
-    ] = None,
-    importance: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="An importance map, once a task, in their order."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random masks.")] = 0,
-    dtype: Annotated[
-        str | None, typer.Option(help="The output's dtype, as bfloat16; by default the base's.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="base|union|PATH", help="The output's tokens, where models' tokenizers differ."
-        ),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Merge as this recipe (YAML or JSON), or merged folder, says."),
-    ] = None,
-    save_recipe: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Only write the recipe, as .yaml or .json, to edit."),
-    ] = None,
-    onto: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MERGED", help="Add the tasks to this merged model; see --keep-state."
-        ),
-    ] = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TASK", help="Take a task out of --onto MERGED; repeat it."),
-    ] = None,
-    keep_state: Annotated[
-        bool, typer.Option("--keep-state", help="Keep what a later --onto adds tasks to.")
-    ] = False,
-    max_shard_size: Annotated[str, typer.Option(help="Largest output file.")] = "5GB",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads; by default one a core, to 4.")
-    ] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Entries worked on at a time by a thread.")
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Scratch memory at most, as 512MB.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cuda|mps", help="Sum and round on this device.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier merge in --out.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Keep finished files if interrupted, and go on from them."),
-    ] = False,
-    allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity through.")
-    ] = False,
+    tasks: options.Names = None,
+    strategy: options.Strategy = "",
+    base: options.Base = None,
+    out: options.Out = Path("merged"),
+    settings: options.Settings = None,
+    weights: options.Weights = "",
+    mask: options.MaskName = None,
+    density: options.Density = None,
+    lines: options.Lines = None,
+    scale: options.Scale = 1.0,
+    exclude: options.Exclude = None,
+    heads: options.Heads = None,
+    importance: options.Maps = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    tokenizer: options.Tokenizer = None,
+    recipe: options.RecipePath = None,
+    save_recipe: options.SaveRecipe = None,
+    onto: options.Onto = None,
+    without: options.Without = None,
+    keep_state: options.KeepState = False,
+    max_shard_size: options.ShardSize = "5GB",
+    threads: options.Threads = None,
+    block_size: options.BlockSize = None,
+    memory: options.Memory = None,
+    device: options.OnDevice = None,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    allow_nonfinite: options.AllowNonfinite = False,
     allow_code: AllowCode = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     store: StorePath = None,
     as_json: Json = False,
 ) -> None:
@@ -138,9 +63,11 @@ def command(
 
     deltakit merge ./ft-a ./chat-b --base ./base -s ties --tokenizer union
 
+    deltakit merge ./ft-a ./ft-b --base ./base -s ties --keep-state
+
     deltakit merge --onto ./merged ./ft-c --out ./merged-abc
 
-    deltakit merge --recipe recipe.yaml --out merged   # rules per tensor: docs/recipes.md
+    deltakit merge --recipe recipe.yaml --out merged
     """
     from deltakit.engine import Limits
     from deltakit.merging import plan_merge

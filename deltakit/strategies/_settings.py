@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from deltakit.errors import BadValue, nearest
+
+# What JSON does not call a number, and people do: .5, 5., +5.
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
 
 Unit = Literal["element", "row", "tensor"]
 
@@ -91,8 +95,11 @@ def range_of(hint: Any) -> Range | None:
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
     """Return a setting as the type of its field; BadValue with the nearest word if it cannot be."""
+    given = value
+    if isinstance(value, str) and float in _leaves(hint) and _DECIMAL.fullmatch(value):
+        given = float(value)
     try:
-        return msgspec.convert(value, hint, strict=False)
+        return msgspec.convert(given, hint, strict=False)
     except msgspec.ValidationError:
         words = list(_words(hint))
         number = bool({int, float} & set(_leaves(hint)))

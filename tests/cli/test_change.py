@@ -6,15 +6,6 @@ import pytest
 from typer.testing import CliRunner
 
 from deltakit_cli.main import build
-from tests.engine.merging import write_models
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
-    write_models(tmp_path)
-    return tmp_path
 
 
 def merge(*words):

@@ -7,15 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from deltakit_cli.main import build
-from tests.engine.merging import weights, write_models
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
-    write_models(tmp_path)
-    return tmp_path
+from tests.engine.merging import weights
 
 
 def deltakit(*words):

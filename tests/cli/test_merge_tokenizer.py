@@ -12,14 +12,12 @@ from tests.vocabulary.worded import TENSORS, WORDS, base_tensors, numbered, writ
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
-    write_worded(tmp_path / "base", base_tensors(5), numbered(WORDS))
+def here(empty):
+    write_worded(empty / "base", base_tensors(5), numbered(WORDS))
     for seed, (task, word) in enumerate((("a", "<x>"), ("b", "<y>"))):
         ids = numbered([*WORDS, word])
-        write_worded(tmp_path / task, tune(base_tensors(6), seed), ids, added=[word])
-    return tmp_path
+        write_worded(empty / task, tune(base_tensors(6), seed), ids, added=[word])
+    return empty
 
 
 def deltakit(*words):

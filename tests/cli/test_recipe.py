@@ -38,18 +38,16 @@ def tensors():
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
-    write_model(tmp_path / "base", tensors())
+def here(empty):
+    write_model(empty / "base", tensors())
     for seed, task in enumerate(("a", "b"), 1):
         head = {"classifier.weight": torch.ones(seed, 4)}
-        write_model(tmp_path / task, {**tune(tensors(), seed), **head})
+        write_model(empty / task, {**tune(tensors(), seed), **head})
     done = deltakit("merge", *AB, "--heads", "classifier.*", "--save-recipe", "r.yaml")
     assert done.exit_code == 0, done.output
-    with (tmp_path / "r.yaml").open("a") as file:
+    with (empty / "r.yaml").open("a") as file:
         file.write(RULES)
-    return tmp_path
+    return empty
 
 
 AB = ("./a", "./b", "--base", "./base", "--strategy", "ties", "--set", "density=0.3")

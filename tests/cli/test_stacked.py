@@ -22,13 +22,11 @@ rules:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DELTAKIT_STORE", raising=False)
+def here(empty):
     for name, model in (("base", tensors()), ("code", tune(tensors(), 2))):
-        write_model(tmp_path / name, model, config={"num_hidden_layers": LAYERS})
-    (tmp_path / "s.yaml").write_text(STACK)
-    return tmp_path
+        write_model(empty / name, model, config={"num_hidden_layers": LAYERS})
+    (empty / "s.yaml").write_text(STACK)
+    return empty
 
 
 def deltakit(*words):

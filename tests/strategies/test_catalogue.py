@@ -43,6 +43,18 @@ def test_text_becomes_what_the_setting_is() -> None:
     assert get("sotu", {"p": "auto"}) == get("sotu")
 
 
+@pytest.mark.parametrize("text", ["0.5", ".5", "+.5", ".50", "5e-1", "50.e-2"])
+def test_a_number_may_be_written_as_people_do(text: str) -> None:
+    assert get("ties", {"density": text}) == Ties(density=0.5)
+    assert get("sotu", {"p": text}) == get("sotu", {"p": 0.5})
+
+
+@pytest.mark.parametrize("text", [".", "", "1,5", "0x1", "1_0", "½", ".5.", "- .5"])
+def test_what_is_no_number_is_none(text: str) -> None:
+    with pytest.raises(BadValue, match="cannot be"):
+        get("ties", {"density": text})
+
+
 def test_a_whole_number_becomes_a_fraction_so_that_equal_settings_are_written_alike() -> None:
     assert repr(Ties(density=1)) == repr(Ties(density=1.0))
 
