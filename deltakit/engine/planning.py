@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltakit.bracket import MOST_HELD
-from deltakit.delta_source import merged_names
+from deltakit.delta_source import ModelDelta, merged_names
 from deltakit.engine.aside import notes_on_aside, set_aside
 from deltakit.engine.checks import (
     Expert,
@@ -40,6 +40,7 @@ from deltakit.recipe import Effective, Recipe
 from deltakit.stacking import StackedBase
 from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.quantised import refuse_scaled
 from deltakit.tensors.source import TensorSource
 from deltakit.vocabulary import MatchedBase
 
@@ -99,6 +100,8 @@ def make_plan(
             where=some([expert.name for expert in experts]),
             remedy="check that the tasks are fine-tunes of this base",
         )
+    whole = any(isinstance(expert.source, ModelDelta) for expert in given)
+    refuse_scaled(base, filter(rules.merges, base.infos) if whole else merged)
     groups = make_groups(merged, effective)
     if before:
         check_before(before, groups)

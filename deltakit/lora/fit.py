@@ -9,8 +9,8 @@ from typing import NoReturn
 from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, nearest, some
 from deltakit.lora.adapter import Adapter, Part
 from deltakit.lora.kohya import unflatten
-from deltakit.lora.quantised import refuse_quantised
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.quantised import refuse_quantised, refuse_scaled
 from deltakit.tensors.source import TensorSource
 
 
@@ -127,6 +127,7 @@ def _names(
 
 
 def _refuse_missing(wanted: Sequence[str], adapter: Adapter, base: TensorSource) -> NoReturn:
+    refuse_scaled(base, base.infos)  # under other names, the weights' own may be gone
     missing = [name for name in wanted if name not in base.infos]
     heads = [name for name in missing if _ties_head(base) and name.endswith("lm_head.weight")]
     if heads:

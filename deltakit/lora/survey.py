@@ -14,9 +14,9 @@ from deltakit.errors import BadValue, NonFinite
 from deltakit.lora.adapter import Kind
 from deltakit.lora.cut import Size, decompose
 from deltakit.lora.finite import all_finite
-from deltakit.lora.quantised import refuse_quantised
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
+from deltakit.tensors.quantised import refuse_quantised, refuse_scaled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +93,7 @@ def survey(
     """
     notes = check_alike(base.infos, tuned.infos, tuned.label)
     names = merged_names(base.infos)
+    refuse_scaled(base, base.infos)
     refuse_quantised(base, names)
     found: dict[str, Changed] = {}
     lock = threading.Lock()

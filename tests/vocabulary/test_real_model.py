@@ -5,20 +5,22 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 import deltakit
-from benchmarks.packages import CACHE
+from benchmarks.model import base_folder
 from deltakit.learn.models import quiet
 from deltakit.vocabulary.tokenizer import Tokenizer
 
-MINILM = CACHE / "all-MiniLM-L6-v2"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not MINILM.is_dir(), reason="make demo fetches the model"),
-]
+pytestmark = pytest.mark.slow
 
 
-def fine_tune(folder, tokens, seed, special):
+@pytest.fixture(scope="module")
+def minilm():
+    """The model's folder, fetched where it is missing."""
+    return base_folder()
+
+
+def fine_tune(base, folder, tokens, seed, special):
     with quiet():
-        model, tokenizer = AutoModel.from_pretrained(MINILM), AutoTokenizer.from_pretrained(MINILM)
+        model, tokenizer = AutoModel.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(tokens, special_tokens=special)
     model.resize_token_embeddings(len(tokenizer))
     generator = torch.Generator().manual_seed(seed)
@@ -35,19 +37,19 @@ def row(folder, token):
     return model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(token)]
 
 
-def test_a_real_tokenizer_is_read_as_its_library_reads_it():
+def test_a_real_tokenizer_is_read_as_its_library_reads_it(minilm):
     import tokenizers
 
-    found = Tokenizer.open(MINILM)
-    library = tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
+    found = Tokenizer.open(minilm)
+    library = tokenizers.Tokenizer.from_file(str(minilm / "tokenizer.json"))
     assert dict(found.ids) == library.get_vocab(with_added_tokens=True)
 
 
-def test_the_union_tokenizes_and_runs(tmp_path):
+def test_the_union_tokenizes_and_runs(minilm, tmp_path):
     a, b, out = (tmp_path / name for name in ("a", "b", "out"))
-    fine_tune(a, ["<tool>", "covid"], 1, False)
-    fine_tune(b, ["<think>", "<tool>"], 2, True)
-    deltakit.merge([str(a), str(b)], "ties", out, base=str(MINILM), tokenizer="union")
+    fine_tune(minilm, a, ["<tool>", "covid"], 1, False)
+    fine_tune(minilm, b, ["<think>", "<tool>"], 2, True)
+    deltakit.merge([str(a), str(b)], "ties", out, base=str(minilm), tokenizer="union")
     with quiet():
         model, info = AutoModel.from_pretrained(out, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(out)
