@@ -21,7 +21,7 @@ CONFIG_NAME = "adapter_config.json"
 _MOST_BYTES = 10_000_000
 
 # Initialisations that leave the base as it is; all others were trained on a changed base.
-_PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
+_PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -11,6 +11,8 @@ from deltakit.errors import UnknownName, some
 from deltakit.lora.adapter import Adapter
 
 VLLM_RANK = 16  # its default max_lora_rank
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # all that it can be started for
+_REQUIRED = ("r", "lora_alpha", "target_modules")  # fields that vLLM has no default for
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -43,56 +45,78 @@ def _peft(adapter: Adapter, rank: int) -> Iterator[Finding]:
 
 
 def _vllm(adapter: Adapter, rank: int) -> Iterator[Finding]:
+    """What its lora/peft_helper.py, lora/lora_model.py and config/lora.py refuse or pass over."""
     yield from _peft(adapter, rank)
     config = adapter.config
-    smaller = "deltakit lora resize ADAPTER --rank K --out DIR"
     bake = "bake it: deltakit lora bake ADAPTER --base PATH --out DIR"
-    ranks = sorted({part.rank for part in adapter.parts.values()})
-    if ranks and ranks[-1] > rank:
-        yield Finding(
-            "error",
-            f"rank {ranks[-1]} is above {rank}",
-            f"start it with --max-lora-rank {ranks[-1]}, or: {smaller}",
-        )
+    fold = "fold it: deltakit lora merge ADAPTER --mode cat --out DIR"
+    parts = adapter.parts.values()
+    yield from _vllm_rank(adapter, rank)
+    missing = [name for name in _REQUIRED if name not in config.fields]
+    if missing and not adapter.flat:
+        yield Finding("error", f"its config lacks {some(missing)}", fold)
     if config.rank_pattern or config.alpha_pattern:
-        scalings = {part.scaling for part in adapter.parts.values()}
         yield Finding(
-            "error" if len(scalings) > 1 else "warning",
-            "rank_pattern or alpha_pattern, which it does not read: one alpha / r for all modules",
+            "error" if len({part.scaling for part in parts}) > 1 else "warning",
+            "rank_pattern or alpha_pattern: only its newest versions read them, others take one"
+            " alpha / r for all modules",
             "deltakit lora merge ADAPTER --mode cat --uniform --out DIR",
         )
     if config.use_rslora:
-        yield Finding(
-            "warning",
-            "use_rslora, which older versions do not read",
-            "fold it: deltakit lora merge ADAPTER --mode cat --out DIR",
-        )
+        yield Finding("warning", "use_rslora, which older versions do not read", fold)
     if config.use_dora:
         yield Finding("error", "DoRA", bake)
     if config.lora_bias:
         yield Finding("error", "lora_bias", bake)
     if config.bias != "none":
         yield Finding("error", f"bias {config.bias!r}", bake)
-    others = [
-        name
-        for name in adapter.whole
-        if name.rpartition(".")[0].rpartition(".")[2] not in ("classifier", "score")
-    ]
-    if others:
-        yield Finding("error", f"parameters kept whole: {some(others)}", bake)
+    saved = {name.rpartition(".")[2] for name in config.modules_to_save or []}
+    others = {name for name in adapter.whole if not _passed_over(name, adapter)}
+    kept = saved | {name.rpartition(".")[0].rpartition(".")[2] for name in others}
+    if kept - {"classifier", "score"}:
+        told = others or saved
+        yield Finding("error", f"parameters kept whole: {some(told)}", bake)
+    if len(others) < len(adapter.whole):
+        yield Finding(
+            "warning",
+            "the base's embeddings beside an adapter of them, which it passes over",
+            "see that the served base has them, where the vocabulary was resized for training",
+        )
     if adapter.rows:
         yield Finding("error", f"trained rows of {some(adapter.rows)}", bake)
-    kinds = {part.kind for part in adapter.parts.values()} - {"linear"}
-    if kinds:
-        yield Finding(
-            "warning", f"adapters of kind {some(kinds)}, which few models there take", bake
-        )
+    kinds = {part.kind for part in parts}
+    if "conv" in kinds:
+        yield Finding("error", "adapters of convolutions", bake)
+    if "embedding" in kinds:
+        yield Finding("warning", "adapters of embeddings, which few models there take", bake)
     if not isinstance(config.fields.get("target_modules"), list):
         yield Finding(
             "warning",
             "target_modules is no list of names",
             "deltakit lora merge ADAPTER --mode cat --out DIR writes one",
         )
+
+
+def _vllm_rank(adapter: Adapter, rank: int) -> Iterator[Finding]:
+    ranks = {part.rank for part in adapter.parts.values()}
+    if not adapter.flat:  # what the config says counts, whether a module has it or not
+        ranks |= {adapter.config.r, *adapter.config.rank_pattern.values()}
+    most = max(ranks, default=0)
+    if most > rank:
+        smaller = "deltakit lora resize ADAPTER --rank K --out DIR"
+        served = next((known for known in VLLM_RANKS if known >= most), None)
+        yield Finding(
+            "error",
+            f"rank {most} is above {rank}",
+            f"start it with --max-lora-rank {served}, or: {smaller}" if served else smaller,
+        )
+
+
+def _passed_over(name: str, adapter: Adapter) -> bool:
+    """Tell whether vLLM passes over a whole tensor: the base's, which PEFT saves beside its own."""
+    return adapter.whole[name].endswith(
+        (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
+    )
 
 
 def _kohya(adapter: Adapter, rank: int) -> Iterator[Finding]:

@@ -66,7 +66,7 @@ def test_an_init_that_changed_the_base_is_refused(init):
         config(init_lora_weights=init)
 
 
-@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal", "mica"])
 def test_an_init_that_left_the_base_is_taken(init):
     config(init_lora_weights=init)
 
