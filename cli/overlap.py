@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import degrees
 from typing import TYPE_CHECKING
 
 from deltakit_cli.output import fraction, say, size, table
 
 if TYPE_CHECKING:
-    from deltakit.lora.overlap import AdapterFigures, OverlapReport, PairOverlap
+    from deltakit.lora.overlap import AdapterFigures, ModuleOverlap, OverlapReport, PairOverlap
     from deltakit.store import Store
 
 MOST = 5  # modules shown of a pair; --json has them all
@@ -31,17 +32,15 @@ def show_overlap(report: OverlapReport) -> None:
     say()
     heads = ["pair", "", "shared", "cosine", "interference", "inputs", "outputs"]
     table(heads, map(_pair, report.pairs), align="llr")
-    say("inputs, outputs: the share of the smaller space that lies in the larger, 1 for equal ones")
+    say("inputs, outputs: share of the smaller space that lies in the larger, 1 if equal")
+    say("angle: smallest principal angle of the inputs; chance: inputs of random spaces")
     for pair in report.pairs:
         rows = sorted(pair.modules, key=lambda m: -abs(m.cosine or 0.0))[:MOST]
         if rows:
             say()
             table(
-                ["module", "cosine", "inputs", "chance", "outputs"],
-                [
-                    [m.module, *map(fraction, (m.cosine, m.inputs, m.chance, m.outputs))]
-                    for m in rows
-                ],
+                ["module", "cosine", "inputs", "chance", "angle", "outputs"],
+                map(_module, rows),
                 align="lr",
                 title=f"{pair.a} and {pair.b}: most alike or opposed",
             )
@@ -64,3 +63,9 @@ def _adapter(found: AdapterFigures) -> list[str]:
 def _pair(found: PairOverlap) -> list[str]:
     figures = (found.cosine, found.interference, found.inputs, found.outputs)
     return [found.a, found.b, f"{found.shared}", *map(fraction, figures)]
+
+
+def _module(found: ModuleOverlap) -> list[str]:
+    angle = f"{degrees(found.angles[0]):.1f}°" if found.angles else "-"
+    shares = map(fraction, (found.cosine, found.inputs, found.chance))
+    return [found.module, *shares, angle, fraction(found.outputs)]

@@ -89,15 +89,19 @@ def test_reading_a_store_is_light(project: Path, command: str, expected: str):
     assert not HEAVY & imported
 
 
-def test_the_headers_of_adapters_are_light(tmp_path: Path):
+def test_looking_at_adapters_is_light(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        config = '{"peft_type": "LORA", "r": 2, "lora_alpha": 2}'
+        config = '{"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"]}'
         (tmp_path / name / "adapter_config.json").write_text(config)
         key = "base_model.model.q.lora_"
         tensors = {f"{key}{half}.weight": np.ones((2, 2), dtype=np.float32) for half in "AB"}
         save_file(tensors, tmp_path / name / "adapter_model.safetensors")
-    for words in (("inspect", "./a", "./b", "--fast"), ("lora", "lint", "a", "--for", "vllm")):
+    for words in (
+        ("inspect", "./a", "./b", "--fast"),
+        ("inspect", "./a", "./b"),
+        ("lora", "lint", "a", "--for", "vllm"),
+    ):
         _, imported = deltakit(*words, cwd=tmp_path)
         assert not HEAVY & imported
     _, imported = deltakit("lora", "--help", cwd=tmp_path)

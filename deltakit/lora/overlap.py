@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deltakit.lora.factors import Factors
+from deltakit.lora.arrays import Arrays, arrays
 from deltakit.lora.union import Member, union
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy import float64
+    from numpy.typing import NDArray
+
+NOTHING = 1e-6  # of the largest singular value: what rounding leaves of a rank that is not there
 
 
 class ModuleOverlap(msgspec.Struct, frozen=True):
@@ -84,7 +87,7 @@ def overlap(members: Sequence[Member]) -> OverlapReport:
     dots: dict[tuple[int, int], float] = {}
     found: dict[tuple[int, int], list[ModuleOverlap]] = {}
     for module, parts in modules.items():
-        products = {n: members[n].adapter.factors(module) for n in parts}
+        products = {n: arrays(members[n].adapter, module) for n in parts}
         gram = _gram(products)
         for n in parts:
             squares[n] += gram[n, n]
@@ -108,38 +111,50 @@ def overlap(members: Sequence[Member]) -> OverlapReport:
     return OverlapReport(figures, pairs)
 
 
-def _gram(products: Mapping[int, Factors]) -> dict[tuple[int, int], float]:
+def _gram(products: Mapping[int, Arrays]) -> dict[tuple[int, int], float]:
     """Return <D_i, D_j> = sum of (B_i^T B_j) * (A_i A_j^T)."""
-    wide = {n: Factors(p.a.double(), p.b.double()) for n, p in products.items()}
     return {
         (i, j): float(((p.b.T @ q.b) * (p.a @ q.a.T)).sum())
-        for i, p in wide.items()
-        for j, q in wide.items()
+        for i, p in products.items()
+        for j, q in products.items()
     }
 
 
-def _module(name: str, cosine: float | None, one: Factors, two: Factors) -> ModuleOverlap:
-    import torch
+def _module(name: str, cosine: float | None, one: Arrays, two: Arrays) -> ModuleOverlap:
+    import numpy as np
 
-    inputs = _cosines(one.a.T, two.a.T)
-    outputs = _cosines(one.b, two.b)
-    larger = max(len(one.a), len(two.a))
+    spaces = _basis(one.a.T), _basis(two.a.T)
+    inputs = _cosines(*spaces)
+    outputs = _cosines(_basis(one.b), _basis(two.b))
+    larger = max(space.shape[1] for space in spaces)
     return ModuleOverlap(
         name,
         None if cosine is None else min(1.0, max(-1.0, cosine)),
-        float(inputs.square().mean()),
-        float(outputs.square().mean()),
+        _mean_square(inputs),
+        _mean_square(outputs),
         min(1.0, larger / one.a.shape[1]),
-        torch.acos(inputs).tolist(),
+        np.arccos(inputs).tolist(),
     )
 
 
-def _cosines(one: Tensor, two: Tensor) -> Tensor:
-    """Return the cosines of the principal angles between two column spaces, descending."""
-    import torch
+def _basis(columns: NDArray[float64]) -> NDArray[float64]:
+    """Return an orthonormal basis of the columns' space, without the ranks filled up with zeros."""
+    import numpy as np
 
-    q, p = torch.linalg.qr(one).Q, torch.linalg.qr(two).Q
-    return torch.linalg.svdvals(q.T @ p).clamp(0.0, 1.0)
+    q, r = np.linalg.qr(columns)
+    u, sigma, _ = np.linalg.svd(r)
+    return q @ u[:, sigma > NOTHING * sigma[0]]
+
+
+def _cosines(one: NDArray[float64], two: NDArray[float64]) -> NDArray[float64]:
+    """Return the cosines of the principal angles between two spaces, descending."""
+    import numpy as np
+
+    return np.linalg.svd(one.T @ two, compute_uv=False).clip(0.0, 1.0)
+
+
+def _mean_square(cosines: NDArray[float64]) -> float:
+    return float((cosines**2).mean()) if len(cosines) else 0.0
 
 
 def _pair(

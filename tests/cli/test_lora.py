@@ -123,6 +123,7 @@ def test_inspect_needs_no_base_for_adapters(here):
     done = deltakit("inspect", "a", "x=b")
     assert done.exit_code == 0, done.output
     assert "interference" in done.stdout
+    assert "°" in done.stdout  # the smallest principal angle
     report = json.loads(deltakit("inspect", "a", "x=b", "--json").stdout)
     assert [found["name"] for found in report["adapters"]] == ["a", "x"]
     assert -1 <= report["pairs"][0]["cosine"] <= 1
