@@ -7,20 +7,17 @@ import time
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deltakit.engine.threads import one_torch_thread, run_all
+from deltakit.lora.changed import Changed
 from deltakit.lora.checks import ModuleCheck
-from deltakit.lora.cut import cut
 from deltakit.lora.extraction import Extraction
-from deltakit.lora.factors import Factors
+from deltakit.lora.factors import Factors, squared_norms
 from deltakit.lora.record import Lineage, Record, Report, new_adapter
 from deltakit.lora.survey import THREADS, Progress
 from deltakit.lora.write import AdapterWriter, Contents, NewPart
 from deltakit.tensors.files import LOCAL, Files
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS"}
 
@@ -55,9 +52,8 @@ def extract(
 
             def do(part: NewPart) -> None:
                 found = by_module[part.module]
-                delta = found.dense(base, tuned)
-                written = writer.write_part(part, cut(delta, part.rank).factors)
-                done = _check(part, delta, written, found.energy)
+                factors = found.factors(part.rank, base, tuned)
+                done = _check(part, found, factors, writer.write_part(part, factors))
                 with lock:
                     checks[part.module] = done
                 if progress:
@@ -76,13 +72,15 @@ def extract(
     return report
 
 
-def _check(part: NewPart, delta: Tensor, written: Factors, energy: float) -> ModuleCheck:
-    """Return the check of one module; uses `delta` up."""
-    lost = 0.0
-    for rows, b in zip(delta.split(256), written.b.split(256), strict=True):
-        lost += float(rows.sub_(b @ written.a).double().square().sum())
+def _check(part: NewPart, found: Changed, factors: Factors, written: Factors) -> ModuleCheck:
+    """Return the check of one module: what the rank leaves out, and what rounding changed.
+
+    The two are orthogonal, as what is left out has no part in the factors' spaces.
+    """
+    rounded = squared_norms([factors, written], [1.0, -1.0])[-1]
+    share = (found.lost(part.rank) + rounded) / found.energy
     return ModuleCheck(
-        part.module, part.rank, sqrt(energy), sqrt(lost / energy), max(0.0, 1.0 - lost / energy)
+        part.module, part.rank, sqrt(found.energy), sqrt(share), max(0.0, 1.0 - share)
     )
 
 

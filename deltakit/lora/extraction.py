@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from deltakit.errors import BadValue, some
+from deltakit.lora.changed import Changed
 from deltakit.lora.cut import Size
-from deltakit.lora.survey import SHOWN, Changed, Progress, choose_ranks, survey
+from deltakit.lora.survey import DEFAULT_RANK, SHOWN, Progress, choose_ranks, survey
 from deltakit.lora.write import adapter_dtype
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import DTYPES
+
+MOST_HELD = 256_000_000  # bytes of factors kept between the look and the writing
 
 Rest = Literal["save", "drop", "refuse"]
 
@@ -75,9 +78,16 @@ def plan_extract(
     size.check()
     if nbytes is not None and size != Size():
         raise BadValue("a size and a rank or an energy are asked for", remedy="give one of them")
-    values = SHOWN[-1] if look or nbytes is not None else 0
+    many = size.energy is None and (look or nbytes is not None)
+    wanted = Size(SHOWN[-1] if many else size.rank or DEFAULT_RANK)
     opened, tuned = Checkpoint.open(base), Checkpoint.open(model)
-    changed, notes = survey(opened, tuned, values=values, energy=size.energy, progress=progress)
+    changed, notes = survey(
+        opened,
+        tuned,
+        size if size.energy else wanted,
+        hold=0 if look else MOST_HELD,
+        progress=progress,
+    )
     kinds = Counter(opened.infos[found.name].dtype for found in changed)
     out = adapter_dtype(dtype or kinds.most_common(1)[0][0])
     ranks = choose_ranks(changed, size, nbytes, DTYPES[out][0] // 8)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING
 
 from deltakit.delta_source import check_alike, merged_names
 from deltakit.engine.threads import one_torch_thread, run_all
-from deltakit.errors import BadValue, NonFinite
+from deltakit.errors import BadValue
 from deltakit.lora.adapter import Kind
+from deltakit.lora.changed import ROWS, Changed, leading, left_out
 from deltakit.lora.cut import Size, decompose
-from deltakit.lora.finite import all_finite
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.quantised import refuse_quantised, refuse_scaled
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 THREADS = 2
+DEFAULT_RANK = 16
 SHOWN = (4, 8, 16, 32, 64, 128)  # ranks a survey can tell the quality of
 _EMBEDDINGS = (
     "embed_tokens",
@@ -39,57 +34,19 @@ _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")  # GPT-2 holds these as (inputs
 Progress = Callable[[str, int], None]
 
 
-@dataclass(frozen=True)
-class Changed:
-    """A parameter that the fine-tune changed: how much, and its leading singular values."""
-
-    name: str
-    kind: Kind | None  # None for what no LoRA can hold: norms, biases, embeddings
-    outputs: int
-    inputs: tuple[int, ...]
-    energy: float  # squared norm of its delta
-    squares: tuple[float, ...] = ()  # of the singular values, the largest first
-    turned: bool = False
-
-    @property
-    def module(self) -> str:
-        return self.name.removesuffix(".weight")
-
-    @property
-    def unit(self) -> int:
-        """Numbers that one rank takes."""
-        return self.outputs + prod(self.inputs)
-
-    @property
-    def most(self) -> int:
-        return min(self.outputs, prod(self.inputs))
-
-    def kept(self, rank: int) -> float:
-        """Return the energy that a rank keeps, of those the survey looked at."""
-        return sum(self.squares[:rank])
-
-    def dense(self, base: Checkpoint, tuned: Checkpoint) -> Tensor:
-        """Return the delta as a matrix (outputs, inputs)."""
-        dtype = working_dtype(base.infos[self.name].dtype)
-        delta = tuned[self.name].to(dtype).sub_(base[self.name].to(dtype))
-        if not all_finite(delta):
-            raise NonFinite("the delta holds NaN or infinity", where=self.name)
-        delta = delta.reshape(delta.shape[0], -1)
-        return delta.T.contiguous() if self.turned else delta
-
-
 def survey(
     base: Checkpoint,
     tuned: Checkpoint,
+    wanted: Size,
     *,
-    values: int = 0,
-    energy: float | None = None,
+    hold: int = 0,
     progress: Progress | None = None,
 ) -> tuple[list[Changed], list[str]]:
     """Return what a fine-tune changed, sorted by name, and notes; one tensor a thread in memory.
 
-    values: how many singular values to look at; energy: as many as hold this share. Raises what
-    `check_alike` raises, BadValue where nothing differs, NonFinite for NaN or infinity.
+    wanted: how many singular values to look at, or the share of energy they are to hold. hold:
+    bytes of factors to keep at most; others are found again. Raises what `check_alike` raises,
+    BadValue where nothing differs, NonFinite for NaN or infinity.
     """
     notes = check_alike(base.infos, tuned.infos, tuned.label)
     names = merged_names(base.infos)
@@ -99,10 +56,12 @@ def survey(
     lock = threading.Lock()
 
     def look(name: str) -> None:
-        changed = _look(name, base, tuned, values, energy)
+        nonlocal hold
+        changed = _look(name, base, tuned, wanted)
         with lock:
             if changed is not None:
-                found[name] = changed
+                hold -= sum(f.nbytes for f in changed.held or ())
+                found[name] = changed if hold >= 0 else dataclasses.replace(changed, held=None)
         if progress:
             progress(name, 2 * base.infos[name].nbytes)
 
@@ -117,25 +76,23 @@ def survey(
     return [found[name] for name in sorted(found)], notes
 
 
-def _look(
-    name: str, base: Checkpoint, tuned: Checkpoint, values: int, energy: float | None
-) -> Changed | None:
+def _look(name: str, base: Checkpoint, tuned: Checkpoint, wanted: Size) -> Changed | None:
     shape = base.infos[name].shape
     kind, turned = _kind(name, shape, base)
-    rows = shape[0] if shape else 1
-    matrix = Changed(name, kind, rows, shape[1:], 0.0)
-    if turned:
-        matrix = Changed(name, kind, shape[1], (shape[0],), 0.0, turned=True)
-    delta = matrix.dense(base, tuned) if shape else (tuned[name] - base[name]).reshape(1, 1)
-    total = float(sum(part.double().square().sum() for part in delta.split(256)))
-    if total == 0.0:
-        return None
-    squares: tuple[float, ...] = ()
-    if kind is not None and (values or energy is not None):
-        size = Size(energy=energy) if energy is not None else Size(rank=min(values, matrix.most))
-        sigma = decompose(delta, size)[0].sigma.double().square().tolist()
-        squares = tuple(sigma if energy is not None else sigma[:values])
-    return Changed(name, kind, matrix.outputs, matrix.inputs, total, squares, turned)
+    rows, inputs = (shape[1], shape[:1]) if turned else (shape[0] if shape else 1, shape[1:])
+    matrix = Changed(name, kind, rows, inputs, 0.0, turned=turned)
+    delta = matrix.dense(base, tuned)
+    total = float(sum(part.double().square().sum() for part in delta.split(ROWS)))
+    matrix = dataclasses.replace(matrix, energy=total)
+    if kind is None or total == 0.0:
+        return matrix if total else None
+    size = wanted if wanted.rank is None else Size(min(wanted.rank, matrix.most))
+    spectrum = decompose(delta, size)[0]
+    squares = tuple(spectrum.sigma[: size.rank].double().square().tolist())
+    matrix = dataclasses.replace(matrix, squares=squares, wanted=size)
+    rank = size.rank or _enough(matrix, size.energy or 1.0)
+    factors = leading(spectrum, rank)
+    return dataclasses.replace(matrix, rank=rank, left=left_out(delta, factors), held=factors)
 
 
 def _kind(name: str, shape: Sequence[int], base: Checkpoint) -> tuple[Kind | None, bool]:
@@ -161,7 +118,7 @@ def choose_ranks(
     if size.energy is not None:
         return {found.name: _enough(found, size.energy) for found in matrices}
     if nbytes is None:
-        rank = size.rank or 16
+        rank = size.rank or DEFAULT_RANK
         return {found.name: min(rank, found.most) for found in matrices}
     units = sorted(
         (

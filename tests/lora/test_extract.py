@@ -143,3 +143,23 @@ def test_the_leading_singular_values_of_a_large_delta_are_found(tmp_path):
     )
     lost = float(sigma[16:].square().sum() / sigma.square().sum())
     assert report.summary.kept == pytest.approx(1 - lost, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wish", [{"size": Size(rank=2)}, {"size": Size(energy=0.8)}, {"nbytes": 300}]
+)
+def test_factors_held_and_factors_found_again_are_the_same(tmp_path, monkeypatch, wish):
+    tensors = tuned({"q.weight": 4, "k.weight": 3})
+    digests = []
+    for number, most in enumerate((1_000_000, 100, 0)):
+        monkeypatch.setattr("deltakit.lora.extraction.MOST_HELD", most)
+        folder = tmp_path / f"{number}"
+        plan = planned(folder, tensors, **wish)
+        assert sum(found.held is not None for found in plan.changed) == (0 if most < 200 else 2)
+        report = extract(plan, folder / "lora")
+        digests.append(open_adapter(folder / "lora").source.digests())
+    assert digests[0] == digests[1] == digests[2]
+    left = baked(folder)
+    lost = sum(float((left[n] - t).double().square().sum()) for n, t in tensors.items())
+    total = sum(float((BASE[n] - t).double().square().sum()) for n, t in tensors.items())
+    assert report.summary.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
