@@ -112,7 +112,11 @@ class Adapter:
 
     def read(self, tensor: str) -> Tensor:
         """Return a tensor in its working dtype, checked to be finite."""
-        values = self.source[tensor].to(working_dtype(self.source.infos[tensor].dtype))
+        dtype = working_dtype(self.source.infos[tensor].dtype)
+        return self.checked(self.source[tensor].to(dtype), tensor)
+
+    def checked(self, values: Tensor, tensor: str) -> Tensor:
+        """Return values of a tensor, or raise NonFinite."""
         if not all_finite(values):
             raise NonFinite(
                 "the adapter holds NaN or infinity",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 1 << 20  # entries read at a time
-ROWS = 256  # of a delta that are compared at a time
+ROWS = 64  # of a delta that are compared at a time
 
 
 @dataclass(frozen=True)

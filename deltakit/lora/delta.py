@@ -114,10 +114,14 @@ class AdapterDelta(DeltaSource):
         return add
 
     def _whole(self, name: str) -> Adding:
-        kept = self.adapter.read(self.adapter.whole[self._fitted.whole[name]]).reshape(-1)
+        import torch
+
+        tensor = self.adapter.whole[self._fitted.whole[name]]
 
         def add(out: Tensor, start: int, base: Tensor) -> None:
-            out.add_(kept[start : start + out.numel()]).sub_(base)
+            raw = torch.empty(8 * out.numel(), dtype=torch.uint8)
+            kept = self.adapter.source.block(tensor, start, start + out.numel(), raw)
+            out.add_(self.adapter.checked(kept.to(out.dtype), tensor)).sub_(base)
 
         return add
 

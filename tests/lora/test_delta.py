@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltakit.engine import Limits
-from deltakit.errors import BadFile, BadValue, NamesDiffer, ShapeMismatch
+from deltakit.errors import BadFile, BadValue, NamesDiffer, NonFinite, ShapeMismatch
 from deltakit.lora import open_adapter
 from deltakit.lora.delta import AdapterDelta
 from deltakit.lora.low_rank import LowRank
@@ -176,3 +176,11 @@ def test_a_base_of_integers_is_refused_with_what_to_do(tmp_path):
     base = {"model.q.weight": torch.ones(15, 1, dtype=torch.uint8)}
     with pytest.raises(BadFile, match=r"integer weights(.|\n)*dequantise"):
         fitted(tmp_path, base)
+
+
+def test_nan_in_what_is_kept_whole_is_refused_when_it_is_baked(tmp_path):
+    tensors = factors("model.q", 1) | {"model.norm.weight": torch.full((5,), torch.nan)}
+    base = {"model.q.weight": random(6, 5), "model.norm.weight": random(5)}
+    found, _ = fitted(tmp_path, base, tensors, modules_to_save=["norm"])
+    with pytest.raises(NonFinite, match=r"NaN(.|\n)*model.norm.weight"):
+        block(found, "model.norm.weight", base["model.norm.weight"])
