@@ -9,7 +9,7 @@ from itertools import groupby
 from benchmarks.peer import Race
 from benchmarks.speed import Cost, Run
 from benchmarks.table import WIDTH, size
-from deltakit_cli.output import count
+from deltakit_cli.figures import count
 
 
 def merges(costs: Sequence[Cost], dry_runs: dict[str, Run]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deltakit_cli.effective import Row
-from deltakit_cli.output import bold, columns, printable, say, things
+from deltakit_cli.figures import things
+from deltakit_cli.output import bold, printable, say, say_wrapped
 
 if TYPE_CHECKING:
     from deltakit.recipe import Recipe
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def show_slices(recipe: Recipe, stack: Stack) -> None:
     """Print which layers of the output each slice makes."""
     for (first, last), part in zip(stack.ranges(), recipe.slices, strict=True):
-        _say_wrapped(f"  {f'{first}-{last}':9} {printable(part.text)}", 12)
+        say_wrapped(f"  {f'{first}-{last}':9} {printable(part.text)}", 12)
 
 
 def show_rows(recipe: Recipe, rows: Sequence[Row]) -> None:
@@ -44,9 +44,9 @@ def show_rows(recipe: Recipe, rows: Sequence[Row]) -> None:
         kept = "" if what == "merged" else f", as in {model or 'the base'}"
         say(bold(f"{told}: {things(len(group), 'tensor')}{kept}"))
         for key, value in _told(group):
-            _say_wrapped(f"  {key:9} {value}", 12)
+            say_wrapped(f"  {key:9} {value}", 12)
         for number_of, name in enumerate(_folded(group)):
-            _say_wrapped(f"  {'' if number_of else 'tensors':9} {name}", 12)
+            say_wrapped(f"  {'' if number_of else 'tensors':9} {name}", 12)
 
 
 def _told(group: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -107,11 +107,3 @@ def _ranges(layers: Sequence[int]) -> str:
             runs.append([number, number])
     told = ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs)
     return told if len(layers) == 1 else f"{{{told}}}"
-
-
-def _say_wrapped(line: str, indent: int) -> None:
-    say(
-        "\n".join(
-            textwrap.wrap(line, columns(), subsequent_indent=" " * indent, break_on_hyphens=False)
-        )
-    )

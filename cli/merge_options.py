@@ -33,7 +33,7 @@ Weights = Annotated[
 MaskName = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME[:KEY=VALUE,..]", help="Thin each delta first; see: deltakit strategies."
+        metavar="NAME[:KEY=VALUE,..]", help="Thin deltas first; see: deltakit strategies."
     ),
 ]
 Density = Annotated[
@@ -42,7 +42,7 @@ Density = Annotated[
 Lines = Annotated[
     str | None, typer.Option(metavar="A,B", help="Scale by A + B * depth, 0 to 1 (LiNeS).")
 ]
-Scale = Annotated[float, typer.Option(help="Multiplies the merged delta, once.")]
+Scale = Annotated[float, typer.Option(help="Multiplies the merged delta.")]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Tensors to keep as in the base; repeat it."),
@@ -56,9 +56,7 @@ Maps = Annotated[
     typer.Option(metavar="FILE", help="An importance map, once a task, in their order."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all random masks.")]
-Dtype = Annotated[
-    str | None, typer.Option(help="Of the output, as bfloat16; by default the base's.")
-]
+Dtype = Annotated[str | None, typer.Option(help="Of the output, as bfloat16; default the base's.")]
 Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="base|union|PATH", help="Whose tokens, where tokenizers differ."),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from math import degrees
 from typing import TYPE_CHECKING
 
-from deltakit_cli.output import fraction, say, size, table
+from deltakit_cli.figures import fraction, size
+from deltakit_cli.output import say, table
 
 if TYPE_CHECKING:
     from deltakit.lora.overlap import AdapterFigures, ModuleOverlap, OverlapReport, PairOverlap

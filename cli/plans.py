@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltakit_cli.output import note, say, seconds, size, table, things
+from deltakit_cli.figures import seconds, size, things
+from deltakit_cli.output import note, say, say_wrapped, table
 
 if TYPE_CHECKING:
     from deltakit.engine import Plan, Report
@@ -53,31 +54,32 @@ def show_plan(plan: Plan, out: Path) -> None:
     settings = ", ".join(f"{key}={value}" for key, value in sorted(recipe.settings.items()))
     around = (("mask", recipe.mask), ("weights", recipe.weighting), ("lines", recipe.lines))
     copied = len(plan.base.infos) - len(plan.merged)
+    as_is = "taken or copied" if recipe.slices else "copied"
     looks = {"nothing": "", "tensor": "; reads each tensor first", "model": "; reads all first"}
     rows = [
         *([["settings", settings or "none"]] if recipe.merges else []),
         *(["slice", part.text] for part in recipe.slices),
         *([[key, piece_text(piece)] for key, piece in around if piece is not None]),
         *([["rules", _rules_text(plan)]] if recipe.rules else []),
-        ["tensors", f"{len(plan.merged)} merged, {copied} copied{looks[plan.looks]}"],
+        ["tensors", f"{len(plan.merged)} merged, {copied} {as_is}{looks[plan.looks]}"],
         *([["tokens", vocabulary_text(plan.vocabulary)]] if plan.vocabulary else []),
         ["reads", size(plan.bytes_in)],
-        ["writes", f"{size(plan.bytes_out)} in {len(plan.shards)} files to {out}"],
+        ["writes", f"{size(plan.bytes_out)} in {things(len(plan.shards), 'file')} to {out}"],
         *([["state", f"{size(plan.state_bytes)} kept beside"]] if plan.keeping else []),
         ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
         ["time", f"about {seconds(plan.seconds)}"],
     ]
     for name, told in rows:
-        say(f"{name:9} {told}")
+        say_wrapped(f"{name:9} {told}", 10)
     for told in plan.notes:
-        say(f"note      {told}")
+        say_wrapped(f"note      {told}", 10)
     say("nothing was written (--dry-run)")
 
 
 def _rules_text(plan: Plan) -> str:
-    """Return how many tensors come under each rule."""
-    counts = [f"{len(group.names)} by rule {group.rule}" for group in plan.groups if group.rule]
-    return f"{', '.join(counts) or 'none merged'} of {len(plan.recipe.rules)}"
+    """Return how many rules there are, and how many tensors are merged by each."""
+    merged = [f"{len(group.names)} by rule {group.rule}" for group in plan.groups if group.rule]
+    return f"{len(plan.recipe.rules)}; tensors merged: {', '.join(merged) or 'none'}"
 
 
 def vocabulary_data(plan: Plan) -> dict[str, Any] | None:
@@ -127,12 +129,12 @@ def show_report(plan: Plan, report: Report) -> None:
     if plan.recipe.merges:
         copied = "taken or as in the base" if plan.recipe.slices else "as in the base"
         told = f"{things(report.changed, 'tensor')} changed, {report.copied} {copied}"
-        say(f"{done} with {plan.recipe.strategy} into {report.out}: {took.format(told)}")
+        say_wrapped(f"{done} with {plan.recipe.strategy} into {report.out}: {took.format(told)}")
         rows = [[name, f"{norm:.4g}"] for name, norm in report.task_norms.items()]
         table(["delta", "norm"], [*rows, ["merged", f"{report.merged_norm:.4g}"]], align="lr")
     else:
         told = f"{things(report.copied, 'tensor')} taken as they are"
-        say(f"stacked layers into {report.out}: {took.format(told)}")
+        say_wrapped(f"stacked layers into {report.out}: {took.format(told)}")
     if report.resumed:
         note(f"note: {report.resumed} files were finished before, and not made again")
     for text in report.notes:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from deltakit_cli.output import is_terminal, printable, shorten, size
+from deltakit_cli.figures import size
+from deltakit_cli.output import is_terminal, printable, shorten
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from deltakit_cli.output import fraction, size
+from deltakit_cli.figures import fraction, size
 
 if TYPE_CHECKING:
     from deltakit.store import TaskRecord

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.figures import seconds
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fields, note, seconds
+from deltakit_cli.output import emit, fields, note
 from deltakit_cli.progress import progress
 from deltakit_cli.records import task_data, task_fields
 

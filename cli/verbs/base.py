@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltakit_cli.figures import size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, say, size, table
+from deltakit_cli.output import emit, say, table
 from deltakit_cli.progress import progress
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from deltakit_cli.figures import size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, note, say, size
+from deltakit_cli.output import emit, note, say
 from deltakit_cli.records import count
 
 PANEL = "Store"

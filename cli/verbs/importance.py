@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.figures import fraction
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fraction, say, table
+from deltakit_cli.output import emit, say, table
 from deltakit_cli.records import task_data
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.figures import count, fraction, size
 from deltakit_cli.options import Json, StorePath, store_if_any
-from deltakit_cli.output import count, emit, fraction, note, say, size, table
+from deltakit_cli.output import emit, note, say, table
 from deltakit_cli.overlap import all_adapters, show_overlap
 from deltakit_cli.progress import progress
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from deltakit_cli.figures import fraction, size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fraction, say, size, table
+from deltakit_cli.output import emit, say, table
 from deltakit_cli.records import age, task_data
 
 PANEL = "Store"

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from deltakit_cli.figures import size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fields, say, size
+from deltakit_cli.output import emit, fields, say
 from deltakit_cli.progress import progress
 from deltakit_cli.records import count
 

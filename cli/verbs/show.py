@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deltakit_cli.figures import fraction, size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fields, fraction, say, shorten, size, table
+from deltakit_cli.output import emit, fields, say, shorten, table
 from deltakit_cli.records import age, made_by, task_data, task_fields
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import typer
 from typer.testing import CliRunner
 
 from deltakit.errors import BadValue
+from deltakit_cli import figures, output, verbs
 from deltakit_cli import main as frame
-from deltakit_cli import output, verbs
 from deltakit_cli.progress import Meter
 from tests.cli.running import RUN, deltakit
 
@@ -279,7 +279,7 @@ def test_the_bar_is_gone_after_an_error(monkeypatch: pytest.MonkeyPatch):
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (5 * 10**18, "5000.0 PB")],
 )
 def test_sizes_are_in_powers_of_1000(nbytes: int, text: str):
-    assert output.size(nbytes) == text
+    assert figures.size(nbytes) == text
 
 
 @pytest.mark.parametrize(
@@ -287,4 +287,4 @@ def test_sizes_are_in_powers_of_1000(nbytes: int, text: str):
     [(0.0004, "0 ms"), (0.9999, "1.0 s"), (59.99, "1 min 0 s"), (3599.6, "1 h 0 min")],
 )
 def test_durations_never_show_sixty_of_anything(duration: float, text: str):
-    assert output.seconds(duration) == text
+    assert figures.seconds(duration) == text

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from deltakit_cli.main import build
+from tests.cli.running import on_terminal
 from tests.engine.merging import weights
 
 
@@ -129,3 +130,15 @@ def test_an_existing_output_needs_overwrite(here):
     assert done.exit_code == 1
     assert "--overwrite" in done.stderr
     assert deltakit(*AB, "-s", "ties", "--overwrite").exit_code == 0
+
+
+def test_what_is_told_fits_a_terminal_and_is_one_line_in_a_pipe(here):
+    error = on_terminal("merge", "./a", "--base", "./base", "-s", "tise", cwd=here)
+    assert "task_arithmetic" in error
+    assert max(map(len, error.splitlines())) <= 80
+    assert "\n            " in error, "it goes on under its own beginning"
+    piped = deltakit("./a", "--base", "./base", "-s", "tise").stderr
+    assert len(piped.splitlines()) == 3
+    told = on_terminal("merge", *AB, "-s", "ties", "--out", "a-folder-of-some-length", cwd=here)
+    assert "tensors changed" in " ".join(told.split())
+    assert max(map(len, told[told.index("merged 2 tasks") :].splitlines())) <= 80

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltakit_cli.output import note, say, seconds, size, table
+from deltakit_cli.figures import seconds, size
+from deltakit_cli.output import note, say, table
 from deltakit_cli.records import count
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.figures import size
 from deltakit_cli.options import Json
-from deltakit_cli.output import emit, note, say, size, table
+from deltakit_cli.output import emit, note, say, table
 from deltakit_cli.progress import progress
 from deltakit_cli.verbs.lora._options import Dtype, Energy, Out, Overwrite, Rank
 from deltakit_cli.verbs.lora._report import show_report

@@ -8,9 +8,10 @@ import typer
 from msgspec.structs import replace
 
 from deltakit_cli.effective import Row, rows_of
+from deltakit_cli.figures import things
 from deltakit_cli.grouped import show_rows, show_slices
 from deltakit_cli.options import Json, StorePath, store_if_any
-from deltakit_cli.output import emit, say, things
+from deltakit_cli.output import emit, say
 from deltakit_cli.recipes import AllowCode, File, open_recipe
 
 if TYPE_CHECKING:
