@@ -138,6 +138,33 @@ def rows(benches: Sequence[Bench]) -> list[table.Row]:
     return found
 
 
+def rendered(
+    found: Sequence[table.Row], benches: Sequence[Bench], test_rows: int, quick: bool
+) -> str:
+    """Return the table with what it was made of."""
+    text, images = benches
+    fitted = text.training
+    notes = [
+        f"Percent right on {test_rows} test rows a task (sms: mean recall of its two classes). One "
+        "seed: differences under about three points say nothing. Every strategy at its defaults, "
+        "scale 1, none tuned; - where no model of the task was merged (two models at most). Left: "
+        "all-MiniLM-L6-v2 (22.7 M parameters). Right: a ViT-S/14 (22.1 M) of DINOv2's layout that "
+        "was trained on to find salient objects, images at 56 pixels; each task's head is a linear "
+        f"probe of the base, made of {vision_data.PROBED} training rows and frozen.",
+        f"{fitted.steps} steps of {fitted.batch} a text task at rate {fitted.lr:g}, "
+        f"{images.training.steps} an image task at {images.training.lr:g}, chosen on "
+        f"{vision_data.HELD_OUT} training rows that no model is trained on (python -m "
+        "benchmarks.vision_rate). fisher, ewc and importance_weighted use the Fisher diagonal of "
+        f"{text.measured} training rows, entry by entry; regmean Gram matrices of the same "
+        "rows; klf what was captured in training; emr is the unified delta without the tasks' "
+        "masks.",
+        f"python -m benchmarks.strategy_accuracy{' --quick' if quick else ''}, "
+        f"{datetime.datetime.now().astimezone().date()}. {machine('torch', 'transformers')}.",
+    ]
+    shown = table.render(found, *(bench.names for bench in benches)) + "\n"
+    return shown + "".join("\n" + textwrap.fill(note, table.WIDTH) + "\n" for note in notes)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; `--write` puts it into docs/methods.md."""
     parser = argparse.ArgumentParser(
@@ -151,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--demo", type=Path, metavar="DIR", help="default: out/demo[-quick]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/accuracy[-quick]")
     given = parser.parse_args(arguments)
-    quick = "-quick" if given.quick else ""
+    mark = "-quick" if given.quick else ""
     os.environ["HF_HUB_OFFLINE"] = "1"
     training = demo.QUICK if given.quick else demo.FULL
     test_rows = demo.QUICK_TEST_ROWS if given.quick else TEST_ROWS
@@ -160,12 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         image_training = replace(image_training, steps=vision_model.STEPS)
     text, images = base_folder(), vision_model.base_folder()
     sets: list[tuple[Path, Sequence[data.Task], Training, Path]] = [
-        (text, data.load(), training, given.demo or Path(f"out/demo{quick}")),
+        (text, data.load(), training, given.demo or Path(f"out/demo{mark}")),
         (
             images,
             vision_data.load(images),
             image_training,
-            given.out or Path(f"out/accuracy{quick}"),
+            given.out or Path(f"out/accuracy{mark}"),
         ),
     ]
     benches = []
@@ -178,25 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             benches.append(Bench(base, tasks, folder, fitting, measured, scores))
             benches[-1].prepare(pool)
         found = rows(benches)
-    notes = [
-        f"Percent right on {test_rows} test rows a task (sms: mean recall of its two classes). One "
-        "seed: differences under about three points say nothing. Every strategy at its defaults, "
-        "scale 1, none tuned; - where no model of the task was merged (two models at most). Left: "
-        "all-MiniLM-L6-v2 (22.7 M parameters). Right: a ViT-S/14 (22.1 M) of DINOv2's layout that "
-        "was trained on to find salient objects, images at 56 pixels; each task's head is a linear "
-        f"probe of the base, made of {vision_data.PROBED} training rows and frozen.",
-        f"{training.steps} steps of {training.batch} a text task at rate {training.lr:g}, "
-        f"{image_training.steps} an image task at {image_training.lr:g}, chosen on "
-        f"{vision_data.HELD_OUT} training rows that no model is trained on (python -m "
-        "benchmarks.vision_rate). fisher, ewc and importance_weighted use the Fisher diagonal of "
-        f"{measured} training rows, entry by entry; regmean Gram matrices of the same "
-        "rows; klf what was captured in training; emr is the unified delta without the tasks' "
-        "masks.",
-        f"python -m benchmarks.strategy_accuracy{' --quick' if quick else ''}, "
-        f"{datetime.datetime.now().astimezone().date()}. {machine('torch', 'transformers')}.",
-    ]
-    shown = table.render(found, *(bench.names for bench in benches)) + "\n"
-    shown += "".join("\n" + textwrap.fill(note, table.WIDTH) + "\n" for note in notes)
+    shown = rendered(found, benches, test_rows, given.quick)
     print("\n" + shown, end="")
     if given.write:
         page.write(PAGE, "accuracy", shown)

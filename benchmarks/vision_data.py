@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import data, packages
 from benchmarks.packages import Member
-from benchmarks.vision_model import CLASSES, ImageScorer, probe, save
+from benchmarks.vision_model import CLASSES, Head, ImageScorer, probe, save
 
 SIDE = 28
 PROBED = 1500  # training rows that a task's head is made of
@@ -70,18 +69,18 @@ DIGITS = tuple(
 class ImageTask(data.Task):
     """An image task: its rows hold pixels as bytes, and its head never changes."""
 
-    head: Tensor | None = None
+    head: Head | None = None
     validation: tuple[data.Row, ...] = ()
 
     @property
-    def answers(self) -> Tensor | None:
+    def answers(self) -> Head | None:
         """What the scorer chooses from."""
         return self.head
 
     def digest(self) -> str:
         """Return a hash over all that a score depends on beside the model."""
         assert self.head is not None
-        return hashlib.sha256(super().digest().encode() + self.head.numpy().tobytes()).hexdigest()
+        return hashlib.sha256((super().digest() + self.head.digest()).encode()).hexdigest()
 
     def open(self, folder: Path, max_tokens: int = 0) -> ImageScorer:
         """Read a model folder into what predicts such tasks; images have no `max_tokens`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,20 +30,34 @@ ATTENTION = {
     "attention.output.dense": "attention.o_proj",
 }
 CLASSES, PIXELS = 10, 56
-STEPS, RATE = 120, 1e-5  # of those that benchmarks.vision_rate tried
+STEPS, RATE = 100, 1e-5  # of those that benchmarks.vision_rate tried
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Head(NamedTuple):
+    """What a task brings beside the encoder: a probe's weights (classes, d), and some images."""
+
+    weights: Tensor
+    images: Sequence[bytes]
+
+    def digest(self) -> str:
+        """Return a hash of all of it."""
+        return hashlib.sha256(self.weights.numpy().tobytes() + b"".join(self.images)).hexdigest()
 
 
 class ImageScorer:
     """The logits of an image are what a probe of the base's vectors says of it.
 
     The probe never changes: all that is trained and merged is the encoder, and a task never trained
-    on can be scored too, as with `OptionScorer`.
+    on can be scored too, as with `OptionScorer`. Vectors are taken from the middle of what the
+    encoder makes of the task's images: that is nine tenths of each, and moves with every training
+    and merge. In training it is the batch's middle, else that of the head's unlabelled images.
     """
 
     def __init__(self, encoder: Any, *, scale: float = 20.0) -> None:
         self.encoder = encoder
         self.scale = scale
+        self._middles: dict[int, Tensor] = {}
 
     @classmethod
     def open(cls, folder: Path) -> ImageScorer:
@@ -52,22 +67,25 @@ class ImageScorer:
         with quiet():
             return cls(Dinov2Model.from_pretrained(folder).eval())
 
-    def probed(self, images: Sequence[bytes], head: Tensor) -> Tensor:
-        """Return the answers (n, classes) of a probe to square grey images, one byte a pixel.
+    def probed(self, images: Sequence[bytes], head: Head) -> Tensor:
+        """Return the answers (n, classes) of a probe to square grey images, one byte a pixel."""
+        vectors = _encode(self.encoder, images)
+        middle = vectors.mean(0) if self.encoder.training else self._middle(head)
+        return functional.normalize(vectors - middle, dim=-1) @ head.weights.T
 
-        head: (1 + classes, d), of `probe`. Vectors are taken from the middle of all images: what
-        they have in common is nine tenths of each.
-        """
-        vectors = _encode(self.encoder, images) - head[0]
-        return functional.normalize(vectors, dim=-1) @ head[1:].T
+    @torch.no_grad()
+    def _middle(self, head: Head) -> Tensor:
+        if id(head) not in self._middles:
+            self._middles[id(head)] = _encoded(self.encoder, head.images).mean(0)
+        return self._middles[id(head)]
 
-    def loss(self, images: Sequence[bytes], head: Tensor, targets: Sequence[int]) -> Tensor:
+    def loss(self, images: Sequence[bytes], head: Head, targets: Sequence[int]) -> Tensor:
         """Return the mean cross-entropy () of the right classes."""
         logits = self.scale * self.probed(images, head)
         return functional.cross_entropy(logits, torch.tensor(targets))
 
     @torch.no_grad()
-    def predict(self, images: Sequence[bytes], head: Tensor) -> list[int]:
+    def predict(self, images: Sequence[bytes], head: Head) -> list[int]:
         """Return the index of the best class for every image."""
         found: list[int] = []
         for start in range(0, len(images), 50):
@@ -86,27 +104,29 @@ def _encode(encoder: Any, images: Sequence[bytes]) -> Tensor:
     return functional.normalize(out.pooler_output, dim=-1)
 
 
-@torch.no_grad()
-def probe(base: Path, rows: Sequence[data.Row], ridge: float = 0.01) -> Tensor:
-    """Return the base's mean unit vector, and the least-squares weights of each class, as float32.
+def _encoded(encoder: Any, images: Sequence[bytes]) -> Tensor:
+    return torch.cat([_encode(encoder, images[i : i + 50]) for i in range(0, len(images), 50)])
 
-    The weights answer 1 for a class and 0 for the others from unit vectors about that mean, with
+
+@torch.no_grad()
+def probe(base: Path, rows: Sequence[data.Row], ridge: float = 0.01) -> Head:
+    """Return the least-squares weights of each class, as float32, and the first 200 images.
+
+    The weights answer 1 for a class and 0 for the others from unit vectors about their middle, with
     `ridge` times their mean square added to the diagonal.
     """
     from transformers import Dinov2Model
 
     with quiet():
         encoder = Dinov2Model.from_pretrained(base).eval()
-    vectors = torch.cat(
-        [_encode(encoder, [x for x, _ in rows[i : i + 50]]) for i in range(0, len(rows), 50)]
-    )
+    images = [image for image, _ in rows]
+    vectors = _encoded(encoder, images)
     labels = torch.tensor([label for _, label in rows])
-    common = vectors.mean(0)
-    centred = functional.normalize(vectors - common, dim=-1)
+    centred = functional.normalize(vectors - vectors.mean(0), dim=-1)
     squares = centred.T @ centred
     squares.diagonal().add_(ridge * squares.diagonal().mean())
     wanted = functional.one_hot(labels, CLASSES).float() - 1 / CLASSES
-    return torch.cat([common[None], torch.linalg.solve(squares, centred.T @ wanted).T])
+    return Head(torch.linalg.solve(squares, centred.T @ wanted).T.contiguous(), images[:200])
 
 
 def save(encoder: Any, folder: Path) -> None:

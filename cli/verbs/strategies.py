@@ -100,7 +100,9 @@ def described(kind: str, name: str) -> dict[str, Any]:
         "paper": found.paper,
         "ordered": getattr(found, "ordered", False),
         "weighted": getattr(found, "weighted", False),
+        "needs": needs(found),
         "needs_importance": _flag(found, "needs_importance"),
+        "most": getattr(found, "most", None),
         "looks": looks,
         "streams": streams(found),
         "streams_with": getattr(found, "streams_with", ""),
@@ -109,6 +111,14 @@ def described(kind: str, name: str) -> dict[str, Any]:
         "help": text,
         "example": example(kind, name, found),
     }
+
+
+def needs(found: type[Settings]) -> str:
+    """Return what must be at hand beside the fine-tuned models, in words."""
+    if not _flag(found, "needs_importance"):
+        return "the base; no data"
+    gram = getattr(found, "statistic", "scores") == "gram"
+    return f"the base, and {'Gram matrices' if gram else 'an importance map'} of each task"
 
 
 def streams(found: type[Settings]) -> bool:
@@ -221,15 +231,17 @@ def show(described: dict[str, Any]) -> None:
     if described["formula"]:
         say(f"formula: {described['formula']}")
     told = [
+        ("family", FAMILIES[described["family"]].partition(":")[0]),
         ("paper", described["paper"]),
+        ("needs", described["needs"]),
+        ("tasks", f"at most {described['most']}" if described["most"] else ""),
         ("order of tasks", "matters" if described["ordered"] else "does not matter"),
         ("weights", "one a task" if described["weighted"] else "not used"),
-        ("importance maps", "needed" if described["needs_importance"] else "not used"),
         ("reads beforehand", looks[described["looks"]]),
         ("works on", units[described["unit"]]),
         ("a task added later", added_later(described)),
     ]
-    apart = () if described["kind"] == "strategy" else ("order of tasks", "weights")
+    apart = () if described["kind"] == "strategy" else ("family", "order of tasks", "weights")
     fields([(key, value) for key, value in told if value and key not in apart])
     say()
     if described["settings"]:
@@ -241,4 +253,16 @@ def show(described: dict[str, Any]) -> None:
     else:
         say("no settings")
     say()
-    say(described["example"])
+    say(folded(described["example"]))
+
+
+def folded(command: str) -> str:
+    """Return a command on two lines where one would be wider than 80 columns.
+
+    >>> print(folded("deltakit merge TASK1 TASK2 --strategy " + 27 * "x" + " --out merged"))
+    deltakit merge TASK1 TASK2 --strategy xxxxxxxxxxxxxxxxxxxxxxxxxxx --out merged
+    """
+    if len(command) <= 80:
+        return command
+    cut = command.rindex(" --", 0, 80)
+    return f"{command[:cut]} \\\n {command[cut:]}"

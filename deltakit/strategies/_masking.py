@@ -23,6 +23,7 @@ class Masking(Settings, ABC):
     whose facts are those of the deltas before any mask.
     """
 
+    formula: ClassVar[str] = ""
     needs_importance: ClassVar[bool] = False
     draws: ClassVar[bool] = False  # which entries stay is drawn at random
     streams: ClassVar[bool] = False  # a task's mask depends on that task alone: others can be added

@@ -52,14 +52,16 @@ def test_a_strategy_shows_settings_with_their_defaults(kind: str, name: str, roo
     given = {s["name"]: s["default"] for s in described["settings"]}
     if given.get("heads") != 0:
         assert room.get(name, given)
-    assert max(map(len, shown.splitlines()[:-1])) <= 80
+    assert max(map(len, shown.splitlines())) <= 80
+    assert described["formula"] in shown
+    assert 0 < len(described["formula"]) <= 71
     for setting in described["settings"]:
         assert any(
             line.split()[:1] == [setting["name"]] and line.endswith(str(setting["default"]))
             for line in shown.splitlines()
         )
     assert described["paper"] in shown
-    assert described["example"] in shown
+    assert described["example"] in shown.replace(" \\\n  ", " ")
 
 
 def test_the_values_of_a_setting_are_spelled_as_they_are_typed():
@@ -73,6 +75,17 @@ def test_the_values_of_a_setting_are_spelled_as_they_are_typed():
     assert settings["elect"]["type"] == "mass | count"
     sotu = json.loads(run("sotu", "--json"))
     assert {s["name"]: s["type"] for s in sotu["settings"]}["p"] == "number | auto"
+
+
+def test_a_page_tells_what_must_be_at_hand():
+    for name, needed in (
+        ("ties", "the base; no data"),
+        ("klf", "the base, and an importance map of each task"),
+        ("regmean", "the base, and Gram matrices of each task"),
+    ):
+        assert f"needs               {needed}\n" in run(name)
+    assert "tasks               at most 2\n" in run("slerp")
+    assert "family              means on the sphere\n" in run("slerp")
 
 
 def test_what_streams_is_told_with_the_settings_it_takes():

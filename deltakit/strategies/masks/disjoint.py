@@ -31,6 +31,7 @@ class Disjoint(Masking):
 
     rescale: Inverse = "none"
 
+    formula = "m_i = [u = i], u drawn evenly from the tasks for each entry"
     paper = "arXiv:2411.02813"
     draws = True
 

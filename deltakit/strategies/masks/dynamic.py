@@ -38,6 +38,7 @@ class Dynamic(Masking):
     rescale: Inverse = "none"
 
     streams_with = "by=depth or by=norm"
+    formula = "m_i ~ Bernoulli(q), q by depth, by the delta's RMS, or 1/T"
     paper = "arXiv:2411.02813"
     draws = True
 

@@ -40,6 +40,7 @@ class Group(Masking):
     rescale: Inverse = "none"
 
     streams = True
+    formula = "m_i ~ Bernoulli(density), one draw a row, column or head"
     paper = "structured dropping, as arXiv:2408.05200 groups skill units"
     draws = True
 

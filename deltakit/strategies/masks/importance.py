@@ -37,6 +37,7 @@ class Importance(Masking):
     rescale: Inverse = "inverse"
 
     streams = True
+    formula = "m_i ~ Bernoulli(min(1, c sqrt(F_i) |d_i|)), sum q = density n"
     paper = "Wangni et al. 2018, arXiv:1710.09854"
     draws = True
     unit = "tensor"

@@ -31,6 +31,7 @@ class Magnitude(Masking):
     scope: Scope = "tensor"
 
     streams = True
+    formula = "m_i = the top density of |d_i|"
     paper = "arXiv:2306.01708"
 
     @property

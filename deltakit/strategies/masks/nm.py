@@ -39,6 +39,7 @@ class Nm(Masking):
     taken: Literal["shared", "excluded"] = "shared"
 
     streams_with = "taken=shared"
+    formula = "m_i = the n largest |d_i| of every m"
     paper = "Yang et al. 2025, arXiv:2503.01874"
     unit = "row"
 

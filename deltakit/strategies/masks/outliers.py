@@ -35,6 +35,7 @@ class Outliers(Masking):
     gamma: DropRate = 0.01
 
     streams = True
+    formula = "m_i = the next density of |d_i| below the top gamma"
     paper = "Davari & Belilovsky 2023, arXiv:2312.06795"
 
     @property

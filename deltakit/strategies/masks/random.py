@@ -33,6 +33,7 @@ class Random(Masking):
     rescale: Rescale = "none"
 
     streams_with = "density a number"
+    formula = "m_i ~ Bernoulli(density)"
     paper = "arXiv:2411.02813"
 
     @property

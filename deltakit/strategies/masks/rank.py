@@ -35,6 +35,7 @@ class Rank(Masking):
     rescale: Inverse = "inverse"
 
     streams = True
+    formula = "m_i ~ Bernoulli(q), q = density - eps + 2 eps (rank-1)/(n-1)"
     paper = "Deep et al. 2024, arXiv:2406.11617"
     draws = True
     unit = "row"
