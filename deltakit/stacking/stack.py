@@ -15,6 +15,8 @@ from deltakit.strategies import with_layer
 from deltakit.tensors.mosaic import Mosaic
 from deltakit.tensors.source import TensorSource
 
+MOST_LAYERS = 10_000  # of an output; models in use have some hundred
+
 
 @dataclass(frozen=True)
 class Level:
@@ -77,6 +79,8 @@ def stack(slices: Sequence[Slice], base: TensorSource, tasks: Mapping[str, Tenso
     for number, part in enumerate(slices):
         with _in_slice(number):
             levels += _levels(number, part, own, models, list(tasks))
+            if len(levels) > MOST_LAYERS:
+                raise BadValue("the slices have too many layers", expected=f"{MOST_LAYERS} at most")
     return _made(levels, own, models, list(tasks))
 
 

@@ -82,6 +82,11 @@ def test_layers_that_do_not_fit_are_refused_and_the_slice_named(slices, error, m
     assert "slice " in str(caught.value)
 
 
+def test_a_stack_that_no_machine_could_hold_is_refused_at_once():
+    with pytest.raises(BadValue, match="too many layers"):
+        stack([Slice(layers="0-3", take="base")] * 1_000_000, A, {})
+
+
 @pytest.mark.parametrize(
     "names",
     [["w"], ["a.0.w", "b.0.w"], ["h.0.w", "h.2.w"], ["h.1.w"]],
