@@ -22,6 +22,7 @@ def show_slices(recipe: Recipe, stack: Stack) -> None:
 
 def show_rows(recipe: Recipe, rows: Sequence[Row]) -> None:
     """Print rows for a reader: the tensors of a rule together, equal layers in one line."""
+    from deltakit.recipe.layers import text as range_text
     from deltakit.recipe.pattern import text
 
     groups: dict[tuple[str, str, int], list[Row]] = {}
@@ -32,7 +33,7 @@ def show_rows(recipe: Recipe, rows: Sequence[Row]) -> None:
         say()
         rule = recipe.rules[number - 1] if number else None
         if rule is not None:
-            layers = "" if rule.layers is None else f", layers {rule.layers}"
+            layers = "" if rule.layers is None else f", layers {printable(range_text(rule.layers))}"
             told = f"rule {number}: {printable(text(rule.match))}{layers}"
         else:
             told = {

@@ -67,7 +67,7 @@ class Values:
         """Return the rule for a kind of tensor; None where it is taken and not multiplied."""
         if self._layout.taken[kind.part]:
             factor = self._factor(kind)
-            if factor is None:
+            if factor is None or (factor == 1.0 and not kind.matched):
                 return None
             return Rule(match=self._match(kind, names), layers=self._range(kind), factor=factor)
         weights, values = self._values(kind)

@@ -9,6 +9,7 @@ from deltakit.errors import BadValue, DeltakitError
 from deltakit.recipe.checks import check_tasks, check_weights
 from deltakit.recipe.gradient import at
 from deltakit.recipe.layers import layer_range
+from deltakit.recipe.layers import text as range_text
 from deltakit.recipe.pattern import matcher, text
 from deltakit.recipe.recipe import Recipe
 from deltakit.recipe.rule import Rule, at_rule
@@ -124,7 +125,7 @@ class Rules:
             raise BadValue(
                 "a rule that no tensor comes under",
                 where=f"rule {number}: {text(rule.match)}"
-                + ("" if rule.layers is None else f", layers {rule.layers}"),
+                + ("" if rule.layers is None else f", layers {range_text(rule.layers)}"),
                 got="rules before it take all that it matches" if before else "it matches nothing",
                 remedy="put it before them: the first rule that matches counts"
                 if before

@@ -34,6 +34,15 @@ def layer_range(layers: Layers, last: int) -> tuple[int, int]:
     return first, final
 
 
+def text(layers: Layers) -> str:
+    """Return a range of layers for a reader.
+
+    >>> text([4, 7]), text("8-"), text(3)
+    ('4-7', '8-', '3')
+    """
+    return "-".join(map(str, layers)) if isinstance(layers, list) else str(layers)
+
+
 def _ends(layers: Layers, last: int) -> tuple[int, int] | None:
     if isinstance(layers, int):
         return layers, layers

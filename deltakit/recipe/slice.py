@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from deltakit.errors import BadValue, UnknownName, nearest
-from deltakit.recipe.layers import Layers
+from deltakit.recipe.layers import Layers, text
 from deltakit.recipe.task import Task
 
 BASE = "base"  # what a slice calls the base
@@ -36,9 +36,9 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         'layers 4-7 merged, of b layers 6-9'
         """
         if self.take is not None:
-            return f"layers {_text(self.layers)} of {self.take} as they are"
-        others = "".join(f", of {t} layers {_text(r)}" for t, r in self.task_layers.items())
-        return f"layers {_text(self.layers)} merged{others}"
+            return f"layers {text(self.layers)} of {self.take} as they are"
+        others = "".join(f", of {t} layers {text(r)}" for t, r in self.task_layers.items())
+        return f"layers {text(self.layers)} merged{others}"
 
 
 def check_slices(slices: Sequence[Slice], tasks: Sequence[Task], base: str) -> None:
@@ -69,10 +69,6 @@ def check_slices(slices: Sequence[Slice], tasks: Sequence[Task], base: str) -> N
         raise BadValue(
             f"no slice has a layer of the task {unused[0]!r}", remedy="take the task out"
         )
-
-
-def _text(layers: Layers) -> str:
-    return "-".join(map(str, layers)) if isinstance(layers, list) else str(layers)
 
 
 def _check_name(name: str, known: Collection[str], where: str) -> None:

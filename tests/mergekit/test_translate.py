@@ -188,6 +188,11 @@ def test_passthrough_is_slices_that_take(models: Path, monkeypatch: pytest.Monke
         "layers 0-3 of base as they are", "layers 2-5 of b as they are"
     ]  # fmt: skip
     assert (found.recipe.base, found.recipe.strategy, found.recipe.rules) == ("a", "", [])
+    scaled = STACK.replace(
+        "[2, 6]}", "[2, 6], parameters: {scale: [{filter: v_p, value: 0}, {value: 1}]}}"
+    )
+    (rule,) = translate(read(scaled)).recipe.rules
+    assert (rule.match, rule.layers, rule.factor) == ("*v_p*", [4, 7], 0.0)
     told = "\n".join(found.notes)
     assert "tokenizer of stacked layers is the base's" in told
     assert "those of the first slice's model" in told
