@@ -110,7 +110,7 @@ def _new_part(plan: Plan, module: str) -> NewPart:
         1,
         part.outputs,
         part.inputs,
-        bias=part.kind == "linear" and any(m.adapter.config.lora_bias for m in plan.members),
+        bias=part.kind != "embedding" and any(m.adapter.config.lora_bias for m in plan.members),
         magnitude=part.magnitude is not None,
     )
     size = plan.record.size
