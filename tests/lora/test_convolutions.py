@@ -12,6 +12,8 @@ from torch import nn
 from deltakit.errors import BadValue
 from deltakit.lora import open_adapter
 from deltakit.lora.cut import Size
+from deltakit.lora.extract import extract
+from deltakit.lora.extraction import plan_extract
 from deltakit.lora.kohya import write_kohya
 from deltakit.lora.merge import merge_adapters
 from deltakit.lora.union import Member
@@ -147,3 +149,16 @@ def test_as_kohyas_file_it_is_the_same(pair, tmp_path):
     write_kohya(open_adapter(folder / "a"), tmp_path / "k.safetensors")
     merge([f"{tmp_path}/k.safetensors"], "task_arithmetic", tmp_path / "m", base=f"{base}")
     torch.testing.assert_close(output(tmp_path / "m"), output(base, folder / "a"), **CLOSE)
+
+
+def test_what_is_extracted_from_a_fine_tune_does_what_it_does(made, tmp_path):
+    draws = torch.Generator().manual_seed(4)
+    tuned = net(made / "base")
+    for value in tuned.parameters():
+        value.data += 0.1 * torch.randn(value.shape, generator=draws)
+    write_model(tmp_path / "tuned", tuned.state_dict())
+    plan = plan_extract(made / "base", tmp_path / "tuned", size=Size(energy=1.0))
+    assert extract(plan, tmp_path / "lora").summary.error < 1e-5
+    with torch.no_grad():
+        wanted = tuned(PICTURES)
+    torch.testing.assert_close(output(made / "base", tmp_path / "lora"), wanted, **CLOSE)
