@@ -68,7 +68,7 @@ def extract(
         ordered = [checks[part.module] for part in contents.parts]
         report = Report.of(out, record, ordered, contents, plan.notes)
         folder.finish(record, report)
-    report.seconds = time.perf_counter() - began
+    report.seconds = plan.seconds + time.perf_counter() - began
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Extraction:
     dtype: str
     size: Size
     notes: Sequence[str]
+    seconds: float  # that the look took
 
     def table(self) -> list[tuple[str, int, float | None]]:
         """Return (what, bytes, share of the energy kept) for some ranks, and for the choice made.
@@ -74,6 +76,7 @@ def plan_extract(
     whole, dropped (told in the notes), or a reason to refuse. look: find singular values even
     where the choice does not need them, for `table`.
     """
+    began = time.perf_counter()
     size = size or Size()
     size.check()
     if nbytes is not None and size != Size():
@@ -106,4 +109,5 @@ def plan_extract(
         notes = [*notes, f"left as in the base, though the fine-tune changed them: {some(others)}"]
         others = []
     given = {name: rank for name, rank in ranks.items() if rank}
-    return Extraction(opened, tuned, changed, given, others, out, size, notes)
+    seconds = time.perf_counter() - began
+    return Extraction(opened, tuned, changed, given, others, out, size, notes, seconds)
