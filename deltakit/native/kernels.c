@@ -210,6 +210,9 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1,
 
 PyMODINIT_FUNC PyInit__kernels(void)
 {
+#if defined(EXPANDS)
+    expands = __builtin_cpu_supports("x86-64-v4");
+#endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
     if (made && PyModule_AddIntConstant(made, "INTERFACE", 2) < 0) {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 16  # entries between two remembered counts; a multiple of 8
+_RUN = 16 * CHUNK  # entries counted at a time
 
 
 class SparseTensor:
@@ -131,19 +132,23 @@ class SparseTensor:
         if start == self.info.numel:
             return self.count
         chunk = start // CHUNK
-        inside = self._count_kept(chunk * CHUNK, start) if start % CHUNK else 0
-        return int(table[chunk]) + inside
+        inside = self._count_kept(chunk * CHUNK, start).sum() if start % CHUNK else 0
+        return int(table[chunk] + inside)
 
-    def _count_kept(self, start: int, stop: int) -> int:
-        """Return how many of entries start.., a multiple of CHUNK, to stop hold a value."""
+    def _count_kept(self, start: int, stop: int) -> np.ndarray:
+        """Return how many entries hold a value of start.., a multiple of CHUNK, CHUNK by CHUNK."""
         import numpy as np
 
+        chunks = range(0, stop - start, CHUNK)
         if self.codec != "bitmask":
-            return int(np.count_nonzero(self._kept(start, stop)))
+            kept = self._kept(start, stop)
+            return np.array([np.count_nonzero(kept[at : at + CHUNK]) for at in chunks])
         raw, _ = self._bits(start, stop)
         if stop % 8:
             raw[-1] &= (1 << stop % 8) - 1
-        return int(np.bitwise_count(raw).sum(dtype=np.int64))
+        words = np.zeros(len(chunks) * CHUNK // 64, dtype=np.uint64)
+        words.view(np.uint8)[: len(raw)] = raw
+        return np.bitwise_count(words).reshape(len(chunks), -1).sum(axis=1, dtype=np.int64)
 
     def _table(self) -> np.ndarray:
         """Return how many values lie before entry 0, CHUNK, 2 CHUNK, ... and at the end."""
@@ -156,12 +161,12 @@ class SparseTensor:
         import numpy as np
 
         numel = self.info.numel
-        starts = range(0, numel, CHUNK)
+        starts = range(0, numel, _RUN)
         if self.codec == "indices":
             table = self._count_indices(np.append(np.arange(0, numel, CHUNK), numel))
         else:
-            counts = [self._count_kept(at, min(at + CHUNK, numel)) for at in starts]
-            table = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+            counts = [self._count_kept(at, min(at + _RUN, numel)) for at in starts]
+            table = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *counts]))
         if table[-1] != self.count or (self.codec == "bitmask" and self._stray_bits()):
             raise self._bad(f"{self.count} values stand for {int(table[-1])} kept entries")
         return table
