@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.cut import Cut
-from deltakit.magnitudes import Blocks, between, from_top, index_of, patterns
+from deltakit.magnitudes import Blocks, between, from_top, index_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,11 +15,14 @@ MOST_HELD = 1 << 22  # entries held in memory at once
 _MOST_PATTERNS = 1 << 20  # that are counted one by one
 
 
-def guess(sample: Blocks, share: float) -> tuple[int, int]:
-    """Return two bit patterns that the `share`-th largest lies between, most probably."""
+def guess(sample: Sequence[np.ndarray], share: float) -> tuple[int, int]:
+    """Return two bit patterns that the `share`-th largest lies between, most probably.
+
+    sample: bit patterns of entries from all over, in any order.
+    """
     import numpy as np
 
-    bits = np.sort(np.concatenate([patterns(block) for block in sample()]))[::-1]
+    bits = np.sort(np.concatenate(sample))[::-1]
     rank = share * len(bits)
     # Six standard deviations of independent draws: neighbours in a weight matrix are alike.
     spread = 6 * (rank * (1 - share)) ** 0.5 + 16
@@ -30,68 +34,73 @@ def guess(sample: Blocks, share: float) -> tuple[int, int]:
 def cut_between(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
     """Return the cut that keeps the `count` largest, if its pattern is from `low` to `high`.
 
-    None where it is not, or where what is between cannot be held. Many entries of few patterns, as
-    differences of 16-bit floats are, are counted by pattern, and where the last one kept lies is
-    looked for in a second pass.
+    None where it is not, or where what is between cannot be held.
     """
-    above, start = 0, 0
-    takes_zeros = low == 0  # they are only counted: most of a sparse delta is zeros
-    low, high = max(low, 1), max(high, 1)
-    inside = _Inside(low, high)
+    bracket = Bracket(count, low, high)
     for block in blocks():
-        more, values, places = between(block, low, high)
-        above += more
-        if above >= count or not inside.take(values, places, start):
+        (found,) = between([block], [bracket.low], [bracket.high])
+        if not bracket.take(*found, block.numel()):
             return None
-        start += block.numel()
-    if above + inside.count >= count:
-        return inside.cut(blocks, count - above)
-    if not takes_zeros:
-        return None
-    zeros, wanted = start - above - inside.count, count - above - inside.count
-    return Cut.at(0, 4, None if wanted == zeros else index_of(blocks, 0, wanted))
+    return bracket.cut(blocks)
 
 
-class _Inside:
-    """The entries between two patterns: held, or when they are too many counted by pattern."""
+class Bracket:
+    """The cut that keeps the `count` largest, looked for from pattern `low` to pattern `high`.
 
-    def __init__(self, low: int, high: int) -> None:
-        self._low, self._high, self.count = low, high, 0
+    What is above is counted, what is between is held. Many entries of few patterns, as differences
+    of 16-bit floats are, are counted by pattern, and where the last one kept lies is looked for in
+    a second pass.
+    """
+
+    def __init__(self, count: int, low: int, high: int) -> None:
+        self._takes_zeros = low == 0  # they are only counted: most of a sparse delta is zeros
+        self.low, self.high = max(low, 1), max(high, 1)
+        self._wanted, self._above, self._inside, self._numel = count, 0, 0, 0
         self._nbytes = 4
         self._values: list[np.ndarray] = []
         self._places: list[tuple[int, np.ndarray]] = []  # index of a block, and those in the block
         self._counts: np.ndarray | None = None
 
-    def take(self, values: np.ndarray, places: np.ndarray, start: int) -> bool:
-        """Take what lies in a block that begins at index `start`; False where that cannot be."""
+    def take(self, above: int, values: np.ndarray, places: np.ndarray, numel: int) -> bool:
+        """Take what was found `between` in the next block; False where the cut is not there."""
         self._nbytes = values.dtype.itemsize
-        self.count += len(values)
+        self._above += above
+        self._inside += len(values)
         self._values.append(values)
-        self._places.append((start, places))
-        if self.count <= MOST_HELD:
-            return True
-        if self._high - self._low >= _MOST_PATTERNS:
+        self._places.append((self._numel, places))
+        self._numel += numel
+        if self._above >= self._wanted:
             return False
-        self._let_go()
+        if self._inside > MOST_HELD:
+            if self.high - self.low >= _MOST_PATTERNS:
+                return False
+            self._let_go()
         return True
 
-    def _let_go(self) -> None:
-        import numpy as np
-
-        numbers = np.concatenate(self._values) - self._low
-        counts = np.bincount(numbers, minlength=self._high - self._low + 1)
-        self._counts = counts if self._counts is None else self._counts + counts
-        self._values, self._places = [], []
-
-    def cut(self, blocks: Blocks, wanted: int) -> Cut:
-        """Return the cut that keeps the `wanted` largest of them."""
+    def cut(self, blocks: Blocks) -> Cut | None:
+        """Return the cut, once all blocks were taken; None where it is not between."""
+        wanted = self._wanted - self._above
+        if wanted > self._inside:
+            if not self._takes_zeros:
+                return None
+            wanted -= self._inside
+            zeros = self._numel - self._above - self._inside
+            return Cut.at(0, 4, None if wanted == zeros else index_of(blocks, 0, wanted))
         if self._counts is not None:
             number, above = from_top(self._counts, wanted)
-            pattern, level, wanted = self._low + number, self._counts[number], wanted - above
+            pattern, level, wanted = self.low + number, self._counts[number], wanted - above
             last = None if wanted == level else index_of(blocks, pattern, wanted)
         else:
             pattern, last = self._held(wanted)
         return Cut.at(pattern, self._nbytes, last)
+
+    def _let_go(self) -> None:
+        import numpy as np
+
+        numbers = np.concatenate(self._values) - self.low
+        counts = np.bincount(numbers, minlength=self.high - self.low + 1)
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._values, self._places = [], []
 
     def _held(self, wanted: int) -> tuple[int, int | None]:
         """Return the pattern of the `wanted`-th largest, and the last index kept if not all are."""

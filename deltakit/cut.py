@@ -24,6 +24,19 @@ class Cut:
     last: int
 
     @classmethod
+    def none(cls) -> Cut:
+        """Return the cut that keeps everything.
+
+        >>> Cut.none().cuts
+        False
+        """
+        return cls(-1.0, -1)
+
+    @property
+    def cuts(self) -> bool:
+        return self.threshold >= 0.0
+
+    @classmethod
     def at(cls, pattern: int, nbytes: int, last: int | None) -> Cut:
         """Return the cut at the bit pattern of a float; `last` None keeps all that equal it.
 

@@ -143,6 +143,10 @@ class Delta(DeltaSource):
     def changes(self, name: str) -> bool:
         return name in self.tensors
 
+    def most_values(self, name: str, numel: int) -> int:
+        adds = self.role == "add" and self.changes(name)
+        return self.tensors[name].count if adds else super().most_values(name, numel)
+
     def block_into(self, out: Tensor, name: str, start: int, base: Tensor) -> None:
         out.zero_()
         if name in self.tensors:

@@ -35,6 +35,10 @@ class DeltaSource(ABC):
     def changes(self, name: str) -> bool:
         """Tell whether the delta may be other than zero in this parameter (no data is read)."""
 
+    def most_values(self, name: str, numel: int) -> int:
+        """Return how many of the parameter's `numel` entries may be other than 0, at most."""
+        return numel if self.changes(name) else 0
+
     @abstractmethod
     def block_into(self, out: Tensor, name: str, start: int, base: Tensor) -> None:
         """Fill flat `out` with the delta of entries start.. of `name`.

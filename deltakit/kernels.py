@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
-_INTERFACE = 2  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 3  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -117,6 +118,10 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
     )
 
 
+def _common_base(deltas: Sequence[LazyDelta]) -> Entries | None:
+    return next((delta.base for delta in deltas if delta.base is not None), None)
+
+
 @dataclass(frozen=True)
 class Found:
     """What a pass over deltas found on its way."""
@@ -149,18 +154,13 @@ def combine(
         return None
     if out is not None and (out.numel() != count or not _plain(out)):
         return None
-    common = base
-    if common is None:
-        common = next((each.base for each in deltas.each if each.base is not None), None)
+    common = _common_base(deltas.each) if base is None else base
     shared = None if common is None else _entries(common, count)
     if common is not None and shared is None:
         return None
-    rows = []
-    for delta in deltas.each:
-        row = _row(delta, count, common)
-        if row is None:
-            return None
-        rows.append(row)
+    rows = [_row(delta, count, common) for delta in deltas.each]
+    if None in rows:
+        return None
     given = tuple(tuple(part) if isinstance(part, list) else part for part in formula)
     address = 0 if out is None else out.data_ptr()
     found = compiled.combine(tuple(rows), count, given, shared, address, code, adds, squares)
@@ -181,24 +181,29 @@ def draw(how: How, kept: np.ndarray) -> bool:
 
 
 def bracket(
-    delta: LazyDelta, low: int, high: int, values: np.ndarray, places: np.ndarray
-) -> tuple[int, int] | None:
-    """Count bit patterns of magnitudes above `high`, write those in low..high and their places.
+    deltas: Sequence[LazyDelta], lows: Sequence[int], highs: Sequence[int], room: np.ndarray
+) -> list[tuple[int, int]] | None:
+    """For each delta: count bit patterns of magnitudes above its `high`, and in low..high.
 
-    values, places int32, longer than the delta. Returns both counts, None where not done.
+    Those in low..high and their places are written to `room`, int32 (k, 2, more than entries).
+    Returns both counts of each, None where not done.
     """
-    count = delta.numel()
-    if compiled is None or min(len(values), len(places)) <= count:
+    count = deltas[0].numel()
+    if compiled is None or len(deltas) > _MOST_ROWS or room.shape[2] <= count:
         return None
-    base = delta.base
-    shared = None if base is None else _entries(base, count)
-    row = None if base is not None and shared is None else _row(delta, count, base)
-    if row is None:
+    common = _common_base(deltas)
+    shared = None if common is None else _entries(common, count)
+    if common is not None and shared is None:
         return None
-    counts: tuple[int, int] | None = compiled.bracket(
-        (row,), count, shared, low, high, values.ctypes.data, places.ctypes.data
+    rows = [_row(delta, count, common) for delta in deltas]
+    if None in rows:
+        return None
+    addresses = [(values.ctypes.data, places.ctypes.data) for values, places in room]
+    brackets = tuple(
+        (low, high, *where) for low, high, where in zip(lows, highs, addresses, strict=True)
     )
-    return counts
+    counts = compiled.bracket(tuple(rows), count, shared, brackets)
+    return None if counts is None else list(zip(counts[::2], counts[1::2], strict=True))
 
 
 def scatter(values: Tensor, bits: np.ndarray, skip: int, base: Tensor | None, out: Tensor) -> bool:

@@ -139,7 +139,8 @@ class LazyDeltas:
         each = []
         for delta, cut in zip(self.each, cuts, strict=True):
             ties = min(delta.numel(), max(0, cut.last + 1 - start))
-            each.append(replace(delta, threshold=cut.threshold, ties=ties))
+            trimmed = replace(delta, threshold=cut.threshold, ties=ties) if cut.cuts else delta
+            each.append(trimmed)
         return LazyDeltas(each, self.shape, self.dtype)
 
     def dropped(self, kept: Sequence[Tensor | Drawn], divisor: float) -> LazyDeltas:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from deltakit import kernels
@@ -28,19 +28,29 @@ def patterns(block: Tensor | LazyDelta) -> np.ndarray:
     return found
 
 
-def between(block: Tensor | LazyDelta, low: int, high: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return how many patterns are above `high`, those from `low` to `high`, and their indices."""
+def between(
+    blocks: Sequence[Tensor | LazyDelta], lows: Sequence[int], highs: Sequence[int]
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Return how many patterns are above `high`, those from `low` to `high`, and their indices.
+
+    For each of several blocks of one length, with its own `low` and `high`.
+    """
     import numpy as np
 
-    lazy = block if isinstance(block, LazyDelta) else LazyDelta(block)
-    room = np.empty((2, block.numel() + 1), dtype=np.int32)
-    counts = kernels.bracket(lazy, low, min(high, _HIGHEST_32), *room)
+    lazy = [each if isinstance(each, LazyDelta) else LazyDelta(each) for each in blocks]
+    room = np.empty((len(lazy), 2, lazy[0].numel() + 1), dtype=np.int32)
+    counts = kernels.bracket(lazy, lows, [min(high, _HIGHEST_32) for high in highs], room)
     if counts is not None:
-        above, inside = counts
-        return above, room[0, :inside].copy(), room[1, :inside].copy()
-    bits = patterns(block)
-    found = np.flatnonzero((bits >= low) & (bits <= high))
-    return int(np.count_nonzero(bits > high)), bits[found], found
+        return [
+            (above, values[:inside].copy(), places[:inside].copy())
+            for (above, inside), (values, places) in zip(counts, room, strict=True)
+        ]
+    found = []
+    for block, low, high in zip(blocks, lows, highs, strict=True):
+        bits = patterns(block)
+        places = np.flatnonzero((bits >= low) & (bits <= high))
+        found.append((int(np.count_nonzero(bits > high)), bits[places], places))
+    return found
 
 
 def from_top(counts: np.ndarray, wanted: int) -> tuple[int, int]:
@@ -56,7 +66,7 @@ def index_of(blocks: Blocks, pattern: int, number: int) -> int:
     """Return the flat index of the `number`-th entry whose magnitude has this bit pattern."""
     start = 0
     for block in blocks():
-        _, _, places = between(block, pattern, pattern)
+        ((_, _, places),) = between([block], [pattern], [pattern])
         if number <= len(places):
             return start + int(places[number - 1])
         number -= len(places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
@@ -33,12 +33,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, task: str, tensor: str, purpose: str = "mask") -> None:
-        from blake3 import blake3
-
-        identity = json.dumps([f"deltakit 2 {purpose}", seed, task, tensor]).encode()
-        state = blake3(identity).digest(length=16)
-        self._key = int.from_bytes(state[:8], "little")
-        self._level_key = int.from_bytes(state[8:], "little")
+        self._key, self._level_key = _states(purpose, seed, task, tensor)
 
     def bytes(self, start: int, stop: int) -> np.ndarray:
         """Return the bytes a_j of flat indices start..stop: uint8."""
@@ -110,6 +105,15 @@ class Draws:
 
         numbers = _splitmix(self._level_key, places.astype(np.uint64) + np.uint64(start))
         return numbers >> np.uint64(11)
+
+
+@lru_cache(1024)  # a parameter's blocks ask for the same again and again
+def _states(purpose: str, seed: int, task: str, tensor: str) -> tuple[int, int]:
+    from blake3 import blake3
+
+    identity = json.dumps([f"deltakit 2 {purpose}", seed, task, tensor]).encode()
+    state = blake3(identity).digest(length=16)
+    return int.from_bytes(state[:8], "little"), int.from_bytes(state[8:], "little")
 
 
 def _splitmix(state: int, index: np.ndarray) -> np.ndarray:

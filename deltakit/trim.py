@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from deltakit.bracket import MOST_HELD, cut_between, guess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from deltakit.bracket import MOST_HELD, Bracket, cut_between, guess
 from deltakit.cut import Cut
-from deltakit.magnitudes import Blocks, from_top, index_of, patterns
+from deltakit.lazy import LazyDelta
+from deltakit.magnitudes import Blocks, between, from_top, index_of, patterns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+# Called anew for each pass; yields consecutive blocks of several tensors, one beside the other.
+Together: TypeAlias = Callable[[], Iterable[Sequence["Tensor | LazyDelta"]]]
 
 _FEW = 1 << 18  # entries that are held without more ado
 _DIGIT = 16
@@ -12,28 +24,64 @@ _BINS = 1 << _DIGIT
 _HIGHEST = (1 << 63) - 1  # above every bit pattern
 
 
-def find_cut(
-    blocks: Blocks, count: int, numel: int | None = None, sample: Blocks | None = None
-) -> Cut:
+def find_cut(blocks: Blocks, count: int) -> Cut:
     """Return the cut that keeps the `count` largest magnitudes, without sorting.
 
     >>> import torch
     >>> find_cut(lambda: [torch.tensor([1.0, -4.0]), torch.tensor([4.0, 0.5])], 1)
     Cut(threshold=4.0, last=1)
 
-    Magnitudes of IEEE floats order as their bit patterns do. A `sample` of the `numel` entries
-    tells between which two patterns the cut lies in all likelihood: one pass over the blocks counts
-    what is above and gathers what is between, and the cut is found among these. Where the sample
-    misled, or there is none: up to 4 Mi entries are held and partitioned; of more, passes count the
-    16-bit digits of the patterns from the first on, until those that share the digits of the cut
-    can be held. All ways give the same cut. `count` is at least 1 and at most the number of
-    entries.
+    Magnitudes of IEEE floats order as their bit patterns do. Up to 4 Mi entries are held and
+    partitioned; of more, passes count the 16-bit digits of the patterns from the first on, until
+    those that share the digits of the cut can be held. `count` is at least 1 and at most the number
+    of entries.
     """
-    found = None
-    if sample is not None and numel is not None and numel > _FEW:
-        found = cut_between(blocks, count, *guess(sample, count / numel))
-    found = found or cut_between(blocks, count, 0, _HIGHEST)
-    return found or _counted_cut(blocks, count)
+    return cut_between(blocks, count, 0, _HIGHEST) or _counted_cut(blocks, count)
+
+
+def find_cuts(blocks: Together, sample: Together, count: int, numel: int) -> list[Cut]:
+    """Return the same cut of several tensors whose blocks are read side by side.
+
+    >>> import torch
+    >>> both = lambda: [[torch.tensor([1.0, -4.0]), torch.tensor([0.0, 1.0])]]
+    >>> find_cuts(both, both, 1, numel=2)
+    [Cut(threshold=4.0, last=...), Cut(threshold=1.0, last=...)]
+
+    A `sample` of the `numel` entries of each tells between which two patterns its cut lies in all
+    likelihood: one pass over the blocks counts what is above and gathers what is between, and the
+    cut is found among these. Where the sample misled, `find_cut` finds it.
+    """
+    if numel <= _FEW:
+        brackets = [Bracket(count, 0, _HIGHEST) for _ in next(iter(blocks()))]
+    else:
+        seen = zip(*(_patterns(place) for place in sample()), strict=True)
+        brackets = [Bracket(count, *guess(found, count / numel)) for found in seen]
+    still = list(range(len(brackets)))
+    for block in blocks():
+        each = [block[number] for number in still]
+        lows = [brackets[number].low for number in still]
+        highs = [brackets[number].high for number in still]
+        found = between(each, lows, highs) if each else []
+        still = [
+            number
+            for number, what in zip(still, found, strict=True)
+            if brackets[number].take(*what, block[number].numel())
+        ]
+    cuts = []
+    for number, bracket in enumerate(brackets):
+        own = partial(_one, blocks, number)
+        cut = bracket.cut(own) if number in still else None
+        cuts.append(cut or find_cut(own, count))
+    return cuts
+
+
+def _patterns(blocks: Sequence[Tensor | LazyDelta]) -> list[np.ndarray]:
+    number = len(blocks)
+    return [values for _, values, _ in between(blocks, [0] * number, [_HIGHEST] * number)]
+
+
+def _one(blocks: Together, number: int) -> Iterator[Tensor | LazyDelta]:
+    return (block[number] for block in blocks())
 
 
 def _counted_cut(blocks: Blocks, count: int) -> Cut:

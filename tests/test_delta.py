@@ -71,6 +71,12 @@ def test_blocks_of_a_delta_are_those_of_the_model_it_was_taken_from(delta: Delta
                 assert block(delta, name, start, stop) == block(model, name, start, stop)
 
 
+def test_the_values_of_an_add_delta_are_its_most_nonzero_entries(delta: Delta):
+    most = {name: delta.most_values(name, BASE[name].numel()) for name in BASE}
+    adds = delta.role == "add"
+    assert most == ({"w": 3, "b": 4, "ids": 0} if adds else {"w": 20, "b": 4, "ids": 3})
+
+
 def test_what_is_absent_is_unchanged(tmp_path: Path):
     tuned = {**BASE, "b": torch.ones(2, 2)}
     write_add(tmp_path / "d", MemoryTensors(BASE), MemoryTensors(tuned), task="t")

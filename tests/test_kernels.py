@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
 from deltakit.stored import Stored, StoredSparse
 from deltakit.tensors.codec import scatter
-from deltakit.trim import find_cut
+from deltakit.trim import find_cut, find_cuts
 from tests.kernels import without_kernels
 
 needs_kernels = pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
@@ -241,8 +241,7 @@ def test_a_file_that_became_shorter_is_left_to_torch(tmp_path: Path) -> None:
     (tmp_path / "base").write_bytes(b"before")
     out, one = torch.empty(1000), Formula((1.0,))
     assert not kernels.combine(LazyDeltas([LazyDelta(base)], (1000,), out.dtype), one, out)
-    values = np.empty(1001, np.int32)
-    assert kernels.bracket(LazyDelta(base), 0, 9, values, values.copy()) is None
+    assert kernels.bracket([LazyDelta(base)], [0], [9], np.empty((1, 2, 1001), np.int32)) is None
 
 
 @needs_kernels
@@ -294,15 +293,19 @@ def test_a_cut_by_a_sample_is_the_cut_without(density: float, values: str) -> No
     flat = torch.randn(numel, generator=torch.Generator().manual_seed(5))
     flat = flat.mul(4).round() if values == "level" else flat
     count = max(1, round(density * numel))
-    blocks = list(flat.split(100_000))
+    other = flat.flip(0) / 3
 
-    def sample() -> list[Tensor]:
-        return [flat[at : at + 500] for at in range(0, numel, 20_000)]
+    def blocks() -> Iterator[tuple[Tensor, ...]]:
+        return zip(flat.split(100_000), other.split(100_000), strict=True)
 
-    cut = find_cut(lambda: blocks, count, numel, sample)
+    def sample() -> Iterator[tuple[Tensor, ...]]:
+        places = range(0, numel, 20_000)
+        return ((flat[at : at + 500], other[at : at + 500]) for at in places)
+
+    cuts = find_cuts(blocks, sample, count, numel)
     with without_kernels():
-        assert find_cut(lambda: blocks, count, numel, sample) == cut
-        assert find_cut(lambda: blocks, count) == cut
+        assert find_cuts(blocks, sample, count, numel) == cuts
+        assert [find_cut(lambda: each.split(9999), count) for each in (flat, other)] == cuts  # noqa: B023
 
 
 @needs_kernels

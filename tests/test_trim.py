@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltakit import bracket, trim
-from deltakit.trim import find_cut
+from deltakit.trim import find_cut, find_cuts
 
 KINDS = [torch.float32, torch.float64]
 
@@ -133,13 +133,14 @@ def test_a_cut_that_a_sample_suggests_is_the_cut(step: float, share: float):
     numel = 300_000
     values = torch.randn(numel, generator=torch.Generator().manual_seed(1))
     values = (values / step).round() * step if step else values
-    parts = list(values.split(90_000))
+    parts, others = list(values.split(90_000)), list(values.sort().values.split(90_000))
     count = round(share * numel)
 
-    def sample() -> Iterator[torch.Tensor]:
-        return iter(values[: 1 << 14].split(1000))
+    def sample() -> Iterator[tuple[torch.Tensor, ...]]:
+        return ((part, part) for part in values[: 1 << 14].split(1000))
 
-    cut = find_cut(lambda: iter(parts), count, numel, sample)
+    cut, other = find_cuts(lambda: zip(parts, others, strict=True), sample, count, numel)
     assert cut == find_cut(lambda: iter(parts), count)
+    assert other == find_cut(lambda: iter(others), count)
     kept = torch.cat([cut.keeps(part, 90_000 * i) for i, part in enumerate(parts)])
     assert int(kept.sum()) == count

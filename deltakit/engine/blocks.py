@@ -13,7 +13,8 @@ from deltakit.engine.groups import Group
 from deltakit.engine.plan import Plan
 from deltakit.engine.room import ROOMS, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
-from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._whole import MOST_TOGETHER, Together, Whole
 from deltakit.tensors.dtypes import itemsize, working_dtype
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
 _LAZY_BLOCK = 1 << 20  # what is not computed may be long
-_SAMPLE = 4096  # entries at each place of a sample
-_PLACES, _PLACES_OF_MODEL = 16, 256
+_PLACES, _APART = (16, 256), 1 << 18  # of a sample: fewest and most, and as far apart as that
+_STRETCH, _SHARE = (1024, 4096), 512  # entries at each: fewest and most, and such a part of all
 
 
 class Buffers:
@@ -63,8 +64,12 @@ class StackReader:
             model = Whole(
                 starts[-1],
                 partial(self._blocks_of_model, group),
-                lazy=partial(self._lazy_blocks_of_model, group),
-                sample=partial(self._sample_of_model, group, starts),
+                together=Together(
+                    len(plan.experts),
+                    partial(self._lazy_blocks_of_model, group),
+                    partial(self._sample_of_model, group, starts),
+                    partial(self._most, group.names),
+                ),
                 parts=sizes,
             )
             self.models.append(model)
@@ -103,8 +108,12 @@ class StackReader:
                 self._wholes[name] = Whole(
                     self._plan.base.infos[name].numel,
                     partial(self._blocks, name),
-                    lazy=partial(self._lazy_blocks, name),
-                    sample=partial(self._sample, name),
+                    together=Together(
+                        len(self._plan.experts),
+                        partial(self._lazy_blocks, name),
+                        partial(self._sample, name),
+                        partial(self._most, [name]),
+                    ),
                     base=lambda: self._bases(name),
                 )
             return self._wholes[name]
@@ -112,17 +121,19 @@ class StackReader:
     def _base_block(self, name: str, start: int, stop: int, buffers: Buffers) -> LazyDelta:
         return LazyDelta(self._plan.base.stored(name, start, stop, buffers.base))
 
-    def _look(self, name: str, expert: int, start: int, stop: int) -> LazyDelta:
-        """Return entries of one expert's delta, in a buffer of this thread that is used again."""
+    def _look(self, name: str, experts: Sequence[int], start: int, stop: int) -> list[LazyDelta]:
+        """Return entries of a few experts' deltas, in this thread's buffers, used again."""
         buffers = self._look_buffers()
         base = self._base_block(name, start, stop, buffers)
-        source = self._plan.experts[expert].source
-        return source.lazy_block(name, start, base, buffers.experts[0])
+        return [
+            self._plan.experts[expert].source.lazy_block(name, start, base, raw)
+            for expert, raw in zip(experts, buffers.experts, strict=False)
+        ]
 
     def _look_buffers(self) -> Buffers:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
         if buffers is None:
-            buffers = self._own.buffers = Buffers(1, _LAZY_BLOCK)
+            buffers = self._own.buffers = Buffers(MOST_TOGETHER, _LAZY_BLOCK)
         return buffers
 
     def _bases(self, name: str) -> Iterator[Tensor]:
@@ -132,39 +143,51 @@ class StackReader:
             stop = min(start + LOOK_BLOCK, numel)
             yield self._base_block(name, start, stop, self._look_buffers()).tensor
 
-    def _lazy_blocks(self, name: str, expert: int, block: int = _LAZY_BLOCK) -> Iterator[LazyDelta]:
-        """Yield one expert's delta of a parameter, block after block."""
+    def _lazy_blocks(
+        self, name: str, experts: Sequence[int], block: int = _LAZY_BLOCK
+    ) -> Iterator[list[LazyDelta]]:
+        """Yield a few experts' deltas of a parameter, block after block."""
         numel = self._plan.base.infos[name].numel
         for start in range(0, numel, block):
-            yield self._look(name, expert, start, min(start + block, numel))
+            yield self._look(name, experts, start, min(start + block, numel))
 
     def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
-        return (delta.tensor for delta in self._lazy_blocks(name, expert, LOOK_BLOCK))
+        return (delta.tensor for (delta,) in self._lazy_blocks(name, [expert], LOOK_BLOCK))
 
-    def _sample(self, name: str, expert: int) -> Iterator[LazyDelta]:
-        """Yield stretches of one expert's delta from all over a parameter."""
+    def _sample(self, name: str, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
+        """Yield stretches of a few experts' deltas from all over a parameter."""
         numel = self._plan.base.infos[name].numel
-        for at in _places(numel, _PLACES):
-            yield self._look(name, expert, at, min(at + _SAMPLE, numel))
+        for at, stop in _stretches(numel):
+            yield self._look(name, experts, at, min(stop, numel))
 
-    def _lazy_blocks_of_model(self, group: Group, expert: int) -> Iterator[LazyDelta]:
-        return chain.from_iterable(self._lazy_blocks(name, expert) for name in group.names)
+    def _most(self, names: Sequence[str], expert: int) -> int:
+        """Return how many entries of one expert's delta may be other than 0, at most."""
+        source, infos = self._plan.experts[expert].source, self._plan.base.infos
+        return sum(source.most_values(name, infos[name].numel) for name in names)
+
+    def _lazy_blocks_of_model(
+        self, group: Group, experts: Sequence[int]
+    ) -> Iterator[list[LazyDelta]]:
+        return chain.from_iterable(self._lazy_blocks(name, experts) for name in group.names)
 
     def _blocks_of_model(self, group: Group, expert: int) -> Iterator[Tensor]:
         return chain.from_iterable(self._blocks(name, expert) for name in group.names)
 
     def _sample_of_model(
-        self, group: Group, starts: Sequence[int], expert: int
-    ) -> Iterator[LazyDelta]:
-        for at in _places(starts[-1], _PLACES_OF_MODEL):
+        self, group: Group, starts: Sequence[int], experts: Sequence[int]
+    ) -> Iterator[list[LazyDelta]]:
+        for at, end in _stretches(starts[-1]):
             place = bisect_right(starts, at) - 1
-            name, start = group.names[place], at - starts[place]
-            stop = min(start + _SAMPLE, self._plan.base.infos[name].numel)
-            yield self._look(name, expert, start, stop)
+            name, first = group.names[place], starts[place]
+            stop = min(end - first, self._plan.base.infos[name].numel)
+            yield self._look(name, experts, at - first, stop)
 
 
-def _places(numel: int, count: int) -> Sequence[int]:
-    return [place * numel // count for place in range(count)]
+def _stretches(numel: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges from all over `numel` entries, the last perhaps past the end."""
+    places = min(max(numel // _APART, _PLACES[0]), _PLACES[1])
+    length = min(max(numel // _SHARE, _STRETCH[0]), _STRETCH[1])
+    return ((at, at + length) for at in (place * numel // places for place in range(places)))
 
 
 def room_bytes(plan: Plan) -> int:

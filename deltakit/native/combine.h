@@ -121,13 +121,13 @@ INLINE void elect(Delta *deltas, Py_ssize_t k, const Formula *formula, Py_ssize_
                   float *restrict total)
 {
     float sign[CHUNK], mass[CHUNK], sum[CHUNK];
+    for (Py_ssize_t i = 0; i < count; i++) sign[i] = 0.0f;
     for (Py_ssize_t r = 0; r < k; r++) {
-        float x[CHUNK], v = formula->votes[r];
+        float *restrict x = rows + r * CHUNK, v = formula->votes[r];
         take(deltas + r, at, in, count, b, squares ? squares + r : NULL, x);
-        memcpy(rows + r * CHUNK, x, (size_t)count * 4);
         if (formula->by_count)
-            for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)((x[i] > 0.0f) - (x[i] < 0.0f));
-        if (r == 0) for (Py_ssize_t i = 0; i < count; i++) sign[i] = x[i] * v;
+            for (Py_ssize_t i = 0; i < count; i++)
+                sign[i] += (float)((x[i] > 0.0f) - (x[i] < 0.0f)) * v;
         else for (Py_ssize_t i = 0; i < count; i++) sign[i] += x[i] * v;
     }
     for (Py_ssize_t i = 0; i < count; i++) {

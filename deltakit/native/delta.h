@@ -80,6 +80,12 @@ INLINE uint64_t bits_from(const uint8_t *bits, Py_ssize_t at, Py_ssize_t count)
     return count < 64 ? word & (((uint64_t)1 << count) - 1) : word;
 }
 
+/* whether there is nothing to do but to take the difference */
+INLINE int is_plain(const Delta *delta)
+{
+    return !delta->bits && !delta->trims && !delta->kept && !delta->draws;
+}
+
 /* whether the processor has AVX-512, found once when the module is loaded */
 static int expands = 0;
 

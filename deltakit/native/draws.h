@@ -28,7 +28,7 @@ INLINE void draw(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *r
     uint64_t words[CHUNK / 8 + 1];
     const uint8_t whole = draws->whole; /* of a byte's width, as the loop's lanes are */
     uint8_t bytes[CHUNK + 8];
-    uint8_t level[CHUNK + 8] = {0};
+    uint8_t level[CHUNK] = {0};
     uint64_t index = draws->start + (uint64_t)at;
     for (int i = 0; i <= CHUNK / 8; i++) words[i] = splitmix(draws->key, index / 8 + (uint64_t)i);
     memcpy(bytes, words, sizeof words);
@@ -38,17 +38,11 @@ INLINE void draw(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *r
         level[i] = own[i] == whole;
     }
     if (!draws->limit) return;
-    uint32_t any = 0; /* one bit for each eight entries, which are mostly none */
-    for (int group = 0; group < CHUNK / 8; group++) {
-        memcpy(words + group, level + 8 * group, 8);
-        any |= (uint32_t)(words[group] != 0) << group;
-    }
-    for (; any; any &= any - 1) {
-        uint64_t group = (uint64_t)lowest_bit(any);
-        for (uint64_t eight = words[group]; eight; eight &= eight - 1) {
-            uint64_t i = 8 * group + (uint64_t)lowest_bit(eight) / 8;
-            kept[i] = splitmix(draws->level_key, index + i) >> 11 < draws->limit;
-        }
+    for (uint32_t any = eights(level); any; any &= any - 1) {
+        Py_ssize_t first = 8 * lowest_bit(any);
+        for (Py_ssize_t i = first; i < first + 8; i++)
+            if (level[i])
+                kept[i] = splitmix(draws->level_key, index + (uint64_t)i) >> 11 < draws->limit;
     }
 }
 

@@ -52,6 +52,18 @@ INLINE int lowest_bit(uint64_t word)
 #endif
 }
 
+/* one bit for each eight of CHUNK bytes that are not all 0 */
+INLINE uint32_t eights(const uint8_t *bytes)
+{
+    uint32_t any = 0;
+    for (int group = 0; group < CHUNK / 8; group++) {
+        uint64_t eight;
+        memcpy(&eight, bytes + 8 * group, 8);
+        any |= (uint32_t)(eight != 0) << group;
+    }
+    return any;
+}
+
 INLINE float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
 
 INLINE uint16_t to_bf16(float f)

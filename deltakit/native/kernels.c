@@ -159,21 +159,49 @@ static PyObject *py_combine(PyObject *self, PyObject *const *args, Py_ssize_t na
     return result;
 }
 
-/* (a delta, n, base or None, low, high, addresses of values and places) -> (above, inside), or None
- * where a file did not give what it should */
+/* (low, high, addresses of values and places); 0, or -1 for an error */
+static int bracket_of(PyObject *tuple, Bracket *out)
+{
+    PyObject *part[4];
+    for (int i = 0; i < 4; i++)
+        if (!(part[i] = PyTuple_GetItem(tuple, i))) return -1;
+    out->low = (int32_t)PyLong_AsLong(part[0]);
+    out->high = (int32_t)PyLong_AsLong(part[1]);
+    out->values = PyLong_AsVoidPtr(part[2]);
+    out->places = PyLong_AsVoidPtr(part[3]);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* (deltas, n, base or None, a bracket for each delta) -> (above, inside, above, inside, ...), or
+ * None where a file did not give what it should */
 static PyObject *py_bracket(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(7);
-    Delta delta;
+    EXPECT(4);
     Values base;
-    Py_ssize_t n = SIZE(1), above = 0, inside = 0;
-    int32_t low = (int32_t)SIZE(3), high = (int32_t)SIZE(4);
-    int32_t *values = POINTER(5), *places = POINTER(6);
+    Py_ssize_t n = SIZE(1), k = PyTuple_Size(args[0]);
     int has_base = values_of(args[2], &base), done = 0;
-    if (deltas_of(args[0], 1, &delta) < 0) return NULL;
-    RUN(done = bracket_all(&delta, n, has_base ? &base : NULL, low, high, values, places, &above,
-                           &inside));
-    return done ? Py_BuildValue("nn", above, inside) : Py_NewRef(Py_None);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *result = NULL;
+    Delta *deltas = PyMem_Calloc((size_t)k + 1, sizeof *deltas);
+    Bracket *found = PyMem_Calloc((size_t)k + 1, sizeof *found);
+    if (!deltas || !found) PyErr_NoMemory();
+    else if (deltas_of(args[0], MOST_ROWS, deltas) > 0) {
+        for (Py_ssize_t r = 0; r < k && !PyErr_Occurred(); r++)
+            bracket_of(PyTuple_GetItem(args[3], r), found + r);
+        if (!PyErr_Occurred()) {
+            Py_BEGIN_ALLOW_THREADS
+            done = bracket_all(deltas, k, n, has_base ? &base : NULL, found);
+            Py_END_ALLOW_THREADS
+            result = done ? PyTuple_New(2 * k) : Py_NewRef(Py_None);
+        }
+        for (Py_ssize_t r = 0; done && result && r < k; r++) {
+            PyTuple_SetItem(result, 2 * r, PyLong_FromSsize_t(found[r].above));
+            PyTuple_SetItem(result, 2 * r + 1, PyLong_FromSsize_t(found[r].inside));
+        }
+    }
+    PyMem_Free(deltas);
+    PyMem_Free(found);
+    return result;
 }
 
 /* (how it is drawn, n, kept) */
@@ -215,7 +243,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 2) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 3) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -5,55 +5,70 @@
 
 #include "delta.h"
 
-/* Count magnitudes above `high`; write down those from `low` to `high`, and where they are.
- * One stretch, which begins at `from` of the slice; values and places have room for one more than
- * there are entries. */
-WIDE static Py_ssize_t bracket(Delta *delta, Py_ssize_t from, Py_ssize_t n, const char *base,
-                               int base_dtype, int32_t low, int32_t high, int32_t *values,
-                               int32_t *places, Py_ssize_t *above)
+/* What is looked for among the magnitudes of one delta. */
+typedef struct {
+    int32_t low, high;        /* bit patterns */
+    int32_t *values, *places; /* of those from low to high; room for one more than entries */
+    Py_ssize_t inside, above; /* how many these are, and how many are higher */
+} Bracket;
+
+/* bit patterns of magnitudes: of bfloat16 minus bfloat16 in one loop */
+INLINE void magnitudes(Delta *delta, Py_ssize_t from, Py_ssize_t at, Py_ssize_t count,
+                       const char *base, int base_dtype, int32_t *restrict bits)
 {
-    uint32_t width = (uint32_t)high - (uint32_t)low;
-    Py_ssize_t found = 0;
+    float x[CHUNK], b[CHUNK];
+    const uint16_t *half = (const uint16_t *)delta->stored + at, *other = (const uint16_t *)base + at;
+    if (is_plain(delta) && delta->minus_base && delta->values.dtype == BF16 && base_dtype == BF16) {
+        for (Py_ssize_t i = 0; i < count; i++)
+            bits[i] = (int32_t)(as_bits(from_bf16(half[i]) - from_bf16(other[i])) & 0x7fffffff);
+        return;
+    }
+    if (delta->minus_base) widen(base, base_dtype, at, count, b);
+    load(delta, from, at, count, b, x);
+    thin(delta, from + at, count, x);
+    for (Py_ssize_t i = 0; i < count; i++) bits[i] = (int32_t)(as_bits(x[i]) & 0x7fffffff);
+}
+
+/* one stretch, which begins at `from` of the slice */
+WIDE static void bracket(Delta *delta, Py_ssize_t from, Py_ssize_t n, const char *base,
+                         int base_dtype, Bracket *found)
+{
+    const int32_t low = found->low, high = found->high;
+    const uint32_t width = (uint32_t)high - (uint32_t)low;
+    int32_t *values = found->values, *places = found->places;
+    Py_ssize_t inside = found->inside;
     CHUNKS(n, {
-        float b[CHUNK];
-        float x[CHUNK];
         int32_t bits[CHUNK];
-        uint8_t between[CHUNK + 8] = {0};
+        uint8_t between[CHUNK] = {0};
         int32_t greater = 0;
-        if (base) widen(base, base_dtype, at, count, b);
-        load(delta, from, at, count, b, x);
-        thin(delta, from + at, count, x);
+        magnitudes(delta, from, at, count, base, base_dtype, bits);
         for (Py_ssize_t i = 0; i < count; i++) {
-            bits[i] = (int32_t)(as_bits(x[i]) & 0x7fffffff);
             greater += bits[i] > high;
             between[i] = (uint32_t)bits[i] - (uint32_t)low <= width;
         }
-        *above += greater;
-        for (Py_ssize_t first = 0; first < count; first += 8) {
-            uint64_t any;
-            memcpy(&any, between + first, 8);
-            if (!any) continue; /* most groups of eight */
-            Py_ssize_t last = first + 8 < count ? first + 8 : count;
+        found->above += greater;
+        for (uint32_t any = eights(between); any; any &= any - 1) {
+            Py_ssize_t first = 8 * lowest_bit(any), last = first + 8 < count ? first + 8 : count;
             for (Py_ssize_t i = first; i < last; i++) { /* written always, kept where it counts */
-                values[found] = bits[i];
-                places[found] = (int32_t)(from + at + i);
-                found += between[i];
+                values[inside] = bits[i];
+                places[inside] = (int32_t)(from + at + i);
+                inside += between[i];
             }
         }
     });
-    return found;
+    found->inside = inside;
 }
 
 /* the whole slice, stretch after stretch; 0 where a file did not give what it should */
-static int bracket_all(Delta *delta, Py_ssize_t n, const Values *base, int32_t low, int32_t high,
-                       int32_t *values, int32_t *places, Py_ssize_t *above, Py_ssize_t *inside)
+static int bracket_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Values *base,
+                       Bracket *found)
 {
     const char *base_at = NULL;
     for (Py_ssize_t at = 0; at < n; at += STRETCH) {
         Py_ssize_t count = n - at < STRETCH ? n - at : STRETCH;
-        if (!bring(delta, 1, base, at, count, &base_at)) return 0;
-        *inside += bracket(delta, at, count, base_at, base ? base->dtype : F32, low, high,
-                           values + *inside, places + *inside, above);
+        if (!bring(deltas, k, base, at, count, &base_at)) return 0;
+        for (Py_ssize_t r = 0; r < k; r++)
+            bracket(deltas + r, at, count, base_at, base ? base->dtype : F32, found + r);
     }
     return 1;
 }

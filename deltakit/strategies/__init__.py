@@ -23,10 +23,11 @@ from deltakit.strategies._settings import (
     Share,
     range_of,
 )
-from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Combining, Scores, Strategy
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
+from deltakit.strategies._whole import Whole
 
 _strategies = Catalogue("strategy", sys.modules[__name__], Strategy, "deltakit.strategies")  # type: ignore[type-abstract]
 names, find, get = _strategies.names, _strategies.find, _strategies.get

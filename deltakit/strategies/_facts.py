@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from deltakit.cut import Cut
-from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._whole import Whole
 from deltakit.trim import find_cut
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Unit
-from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Combining, Scores, Strategy
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
+from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,91 +3,18 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from deltakit import ops
-from deltakit.cut import Cut
 from deltakit.drawn import Drawn
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
-from deltakit.trim import find_cut
+from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Scope = Literal["tensor", "global"]
-
-
-class Whole:
-    """Facts about all entries that a slice is taken from, each found once, by streaming.
-
-    `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
-    not the engine's block size, so that a sum has the same bits however the work is cut.
-    `lazy(expert)` yields the same not yet computed, and `sample(expert)` stretches from all over,
-    by which a cut is found sooner. Threads that ask for one fact wait for the first of them;
-    different facts are found side by side. `base()`, where a base is at hand, yields its values in
-    blocks of the same sizes. `parts` are the entries of each parameter where this is a whole model.
-    """
-
-    def __init__(
-        self,
-        numel: int,
-        blocks: Callable[[int], Iterable[Tensor]],
-        *,
-        lazy: Callable[[int], Iterable[LazyDelta]] | None = None,
-        sample: Callable[[int], Iterable[LazyDelta]] | None = None,
-        base: Callable[[], Iterable[Tensor]] | None = None,
-        parts: Sequence[int] = (),
-    ) -> None:
-        self.numel, self.base = numel, base
-        self.parts = tuple(parts) or (numel,)
-        self._blocks, self._lazy, self._sample = blocks, lazy or blocks, sample
-        self._known: dict[Any, Any] = {}
-        self._locks: dict[Any, threading.Lock] = {}
-        self._lock = threading.Lock()  # held only to find a fact's own lock
-
-    def cut(self, expert: int, density: float) -> Cut:
-        """Return where a trim of this expert to `density` cuts."""
-        return self._once(("cut", expert, density), lambda: self._find_cut(expert, density))
-
-    def _find_cut(self, expert: int, density: float) -> Cut:
-        count = ops.kept_count(self.numel, density)
-        sample = None if self._sample is None else partial(self._sample, expert)
-        return find_cut(partial(self._lazy, expert), count, self.numel, sample)
-
-    def blocks(self, expert: int) -> Iterable[Tensor]:
-        """Return one expert's delta as consecutive flat blocks, in memory used again."""
-        return self._blocks(expert)
-
-    def fact(self, key: Any, find: Callable[[], Any]) -> Any:
-        """Return what `find` finds, remembered by `key`; it reads `blocks`, never a slice."""
-        return self._once(key, find)
-
-    def total(self, key: str, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
-        """Return the float64 sum of `values(block, start)` over the expert, remembered by `key`."""
-        return self._once((key, expert), lambda: self._sum(expert, values))
-
-    def _sum(self, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
-        import numpy as np
-
-        total, start = 0.0, 0
-        for block in self._blocks(expert):
-            # numpy adds pairwise in a fixed order; torch's order depends on the processor.
-            total += float(np.add.reduce(values(block, start).numpy(), dtype=np.float64))
-            start += block.numel()
-        return total
-
-    def _once(self, key: Any, find: Callable[[], Any]) -> Any:
-        with self._lock:
-            of_key = self._locks.setdefault(key, threading.Lock())
-        with of_key:
-            if key not in self._known:
-                self._known[key] = find()
-            return self._known[key]
 
 
 class _Base:

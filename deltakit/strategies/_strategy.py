@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._settings import Settings
-from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltakit.strategies._settings import Settings
-from deltakit.strategies._stack import Stack, Whole
+from deltakit.strategies._stack import Stack
+from deltakit.strategies._whole import Whole
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.strategies._settings import Density
-from deltakit.strategies._stack import Scope, Stack, Whole
+from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._strategy import check_positive_weights
 from deltakit.strategies._streaming import Shares
+from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ class LocalizeStitch(Shares):
 
     def look(self, whole: Whole, expert: int) -> None:
         if self.density < 1.0:
-            whole.cut(expert, self.density)
+            whole.seek_cut(expert, self.density)
 
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("localize_stitch", weights)

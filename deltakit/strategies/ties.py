@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from deltakit.combination import Combination
 from deltakit.formula import Formula
 from deltakit.strategies._settings import Density
-from deltakit.strategies._stack import Scope, Stack, Whole
+from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._strategy import Combining, check_positive_weights
 from deltakit.strategies._streaming import (
     Running,
@@ -26,6 +26,7 @@ from deltakit.strategies._streaming import (
     winning_mean,
     winning_sum,
 )
+from deltakit.strategies._whole import Whole
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Ties(Combining, Streaming):
         return self.combine
 
     def look(self, whole: Whole, expert: int) -> None:
-        whole.cut(expert, self.density)
+        whole.seek_cut(expert, self.density)
 
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("ties", weights)

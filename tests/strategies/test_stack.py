@@ -1,13 +1,17 @@
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from deltakit.cut import Cut
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
 from deltakit.strategies import Stack, Whole, get
+from deltakit.strategies._whole import Together
+from deltakit.trim import find_cut
 from tests.strategies.stacks import merge_in_pieces, pieces, random_deltas, whole_of
 
 
@@ -142,3 +146,23 @@ def test_pieces_cover_every_entry_once() -> None:
     assert list(pieces(10, [3, 4])) == [(0, 3), (3, 7), (7, 10)]
     assert list(pieces(3, [5, 1])) == [(0, 3)]
     assert list(pieces(0, [2])) == []
+
+
+def test_cuts_of_a_few_experts_are_found_in_one_reading_and_those_of_sparse_ones_in_none() -> None:
+    deltas, reads = random_deltas(6, 300), []
+    deltas[5, 60:] = 0.0
+    lazy = [[LazyDelta(part) for part in delta.split(70)] for delta in deltas]
+
+    def blocks(experts: Sequence[int]) -> list[list[LazyDelta]]:
+        reads.append(list(experts))
+        return [[lazy[expert][number] for expert in experts] for number in range(5)]
+
+    together = Together(6, blocks, blocks, lambda expert: 60 if expert == 5 else 300)
+    whole = Whole(300, lambda expert: deltas[expert].split(70), together=together)
+    found = [whole.cut(expert, 0.2) for expert in range(6)]
+    assert found[:5] == [find_cut(lambda d=d: [d], 60) for d in deltas[:5]]  # type: ignore[misc]
+    assert reads == [[0, 1, 2, 3]] * 2 + [[4]] * 2  # how many they are, and what they hold
+    assert found[5] == Cut.none()
+    cut = LazyDeltas.of(deltas).trimmed(found, 0)
+    assert torch.equal(cut.tensor[5], deltas[5])
+    assert [int(row.count_nonzero()) for row in cut.tensor[:5]] == [60] * 5

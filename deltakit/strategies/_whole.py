@@ -1,0 +1,120 @@
+"""Facts about a whole parameter, or a whole model, found by streaming."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deltakit import ops
+from deltakit.cut import Cut
+from deltakit.lazy import LazyDelta
+from deltakit.trim import find_cut, find_cuts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class Together:
+    """How several experts are read side by side, and the base they share only once.
+
+    `blocks(experts)` yields consecutive blocks, one of each expert, not yet computed;
+    `sample(experts)` stretches from all over; `most(expert)` tells how many entries may be other
+    than 0.
+    """
+
+    experts: int
+    blocks: Callable[[Sequence[int]], Iterable[Sequence[LazyDelta]]]
+    sample: Callable[[Sequence[int]], Iterable[Sequence[LazyDelta]]]
+    most: Callable[[int], int]
+
+    def group(self, expert: int) -> range:
+        """Return the experts that are read together with this one: a few, to bound memory."""
+        start = expert - expert % MOST_TOGETHER
+        return range(start, min(start + MOST_TOGETHER, self.experts))
+
+
+class Whole:
+    """Facts about all entries that a slice is taken from, each found once, by streaming.
+
+    `blocks(expert)` yields consecutive flat blocks of that expert's delta. Their size is fixed and
+    not the engine's block size, so that a sum has the same bits however the work is cut. Threads
+    that ask for one fact wait for the first of them; different facts are found side by side.
+    `together` reads several experts side by side, by which their cuts are found sooner. `base()`,
+    where a base is at hand, yields its values in blocks of the same sizes. `parts` are the entries
+    of each parameter where this is a whole model.
+    """
+
+    def __init__(
+        self,
+        numel: int,
+        blocks: Callable[[int], Iterable[Tensor]],
+        *,
+        together: Together | None = None,
+        base: Callable[[], Iterable[Tensor]] | None = None,
+        parts: Sequence[int] = (),
+    ) -> None:
+        self.numel, self.base = numel, base
+        self.parts = tuple(parts) or (numel,)
+        self._blocks, self._together = blocks, together
+        self._known: dict[Any, Any] = {}
+        self._locks: dict[Any, threading.Lock] = {}
+        self._lock = threading.Lock()  # held only to find a fact's own lock
+
+    def cut(self, expert: int, density: float) -> Cut:
+        """Return where a trim of this expert to `density` cuts."""
+        count = ops.kept_count(self.numel, density)
+        if self._together is None:
+            find = partial(find_cut, partial(self._blocks, expert), count)
+            return self._once(("cut", expert, density), find)
+        if self._together.most(expert) <= count:  # a sparse delta: what would be cut is 0
+            return Cut.none()
+        group = self._together.group(expert)
+        return self._once(("cuts", group, density), lambda: self._find_cuts(group, count))[expert]
+
+    def _find_cuts(self, group: range, count: int) -> dict[int, Cut]:
+        together = self._together
+        assert together is not None
+        experts = [expert for expert in group if together.most(expert) > count]
+        read, sample = (partial(way, experts) for way in (together.blocks, together.sample))
+        return dict(zip(experts, find_cuts(read, sample, count, self.numel), strict=True))
+
+    def seek_cut(self, expert: int, density: float) -> None:
+        """Find the cut of this expert, unless that is done where another's is sought."""
+        if self._together is None or expert == self._together.group(expert).start:
+            self.cut(expert, density)
+
+    def blocks(self, expert: int) -> Iterable[Tensor]:
+        """Return one expert's delta as consecutive flat blocks, in memory used again."""
+        return self._blocks(expert)
+
+    def fact(self, key: Any, find: Callable[[], Any]) -> Any:
+        """Return what `find` finds, remembered by `key`; it reads `blocks`, never a slice."""
+        return self._once(key, find)
+
+    def total(self, key: str, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
+        """Return the float64 sum of `values(block, start)` over the expert, remembered by `key`."""
+        return self._once((key, expert), lambda: self._sum(expert, values))
+
+    def _sum(self, expert: int, values: Callable[[Tensor, int], Tensor]) -> float:
+        import numpy as np
+
+        total, start = 0.0, 0
+        for block in self._blocks(expert):
+            # numpy adds pairwise in a fixed order; torch's order depends on the processor.
+            total += float(np.add.reduce(values(block, start).numpy(), dtype=np.float64))
+            start += block.numel()
+        return total
+
+    def _once(self, key: Any, find: Callable[[], Any]) -> Any:
+        with self._lock:
+            of_key = self._locks.setdefault(key, threading.Lock())
+        with of_key:
+            if key not in self._known:
+                self._known[key] = find()
+            return self._known[key]
