@@ -274,7 +274,7 @@ def test_importance_of_a_path_is_a_file(here: Path):
         (["x", "--kind", "fisher"], "needs --data"),
         (["x", "--kind", "delta", "--data", "y"], "takes no --data"),
         (["x", "--data", "y"], "needs --model"),
-        (["x", "--data", "y", "--units", "row"], "goes with --kind fisher"),
+        (["x", "--kind", "delta", "--units", "row"], "--units goes with --kind first"),
     ],
 )
 def test_importance_says_what_is_missing(here: Path, options: list[str], words: str):
