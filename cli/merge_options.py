@@ -56,6 +56,10 @@ Maps = Annotated[
     typer.Option(metavar="FILE", help="An importance map, once a task, in their order."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all random masks.")]
+Accumulate = Annotated[
+    str | None,
+    typer.Option(help="Sum deltas in float64; default float32. The result is rounded once."),
+]
 Dtype = Annotated[str | None, typer.Option(help="Of the output, as bfloat16; default the base's.")]
 Tokenizer = Annotated[
     str | None,

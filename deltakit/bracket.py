@@ -36,7 +36,7 @@ def cut_between(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
 
     None where it is not, or where what is between cannot be held.
     """
-    bracket = Bracket(count, low, high)
+    bracket = Bracket(count, low, high, MOST_HELD)
     for block in blocks():
         (found,) = between([block], [bracket.low], [bracket.high])
         if not bracket.take(*found, block.numel()):
@@ -49,10 +49,11 @@ class Bracket:
 
     What is above is counted, what is between is held. Many entries of few patterns, as differences
     of 16-bit floats are, are counted by pattern, and where the last one kept lies is looked for in
-    a second pass.
+    a second pass. At most `most` entries are held.
     """
 
-    def __init__(self, count: int, low: int, high: int) -> None:
+    def __init__(self, count: int, low: int, high: int, most: int) -> None:
+        self._most = most
         self._takes_zeros = low == 0  # they are only counted: most of a sparse delta is zeros
         self.low, self.high = max(low, 1), max(high, 1)
         self._wanted, self._above, self._inside, self._numel = count, 0, 0, 0
@@ -71,7 +72,7 @@ class Bracket:
         self._numel += numel
         if self._above >= self._wanted:
             return False
-        if self._inside > MOST_HELD:
+        if self._inside > self._most:
             if self.high - self.low >= _MOST_PATTERNS:
                 return False
             self._let_go()

@@ -32,6 +32,7 @@ def plan_merge(
     scale: float = 1.0,
     seed: int = 0,
     dtype: str | None = None,
+    accumulate: str | None = None,
     tokenizer: str | None = None,
     max_shard_size: int = DEFAULT_SHARD_SIZE,
     limits: Limits | None = None,
@@ -65,6 +66,7 @@ def plan_merge(
         scale=scale,
         seed=seed,
         dtype=None if dtype is None else parse_dtype(dtype),
+        accumulate=accumulated(accumulate),
         tokenizer=tokenizer,
         max_shard_size=max_shard_size,
     )
@@ -139,13 +141,20 @@ def merge(
     the merged delta by a + b depth. exclude, heads: globs of tensors to keep as in the base, and
     of those that each task keeps for itself, beside the result. importance: a map's path for each
     task. scale: multiplies the merged delta. seed: of all random masks. dtype: of the output,
-    the base's by default. tokenizer: "base", "union" or a path, for models of different tokenizers:
-    rows of embeddings and heads are matched by token. max_shard_size: bytes of an output file.
-    limits: threads, block size, memory. keep_state: keeps what a task can be added to later
-    (`merge_onto`). Raises DeltakitError before anything is written, or leaves nothing behind.
+    the base's by default. accumulate: "float64" to sum in it, float32 by default. tokenizer:
+    "base", "union" or a path, for models of different tokenizers: rows of embeddings and heads are
+    matched by token. max_shard_size: bytes of an output file. limits: threads, block size, memory.
+    keep_state: keeps what a task can be added to later (`merge_onto`). Raises DeltakitError before
+    anything is written, or leaves nothing behind.
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)
+
+
+def accumulated(dtype: str | None) -> str | None:
+    """Return what a recipe says of the dtype that deltas are summed in."""
+    found = None if dtype is None else parse_dtype(dtype)
+    return None if found == "F32" else found
 
 
 def check_importance(recipe: Recipe, maps: Sequence[str | Path]) -> None:

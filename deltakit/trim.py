@@ -52,10 +52,11 @@ def find_cuts(blocks: Together, sample: Together, count: int, numel: int) -> lis
     cut is found among these. Where the sample misled, `find_cut` finds it.
     """
     if numel <= _FEW:
-        brackets = [Bracket(count, 0, _HIGHEST) for _ in next(iter(blocks()))]
+        ranges = [(0, _HIGHEST) for _ in next(iter(blocks()))]
     else:
         seen = zip(*(_patterns(place) for place in sample()), strict=True)
-        brackets = [Bracket(count, *guess(found, count / numel)) for found in seen]
+        ranges = [guess(found, count / numel) for found in seen]
+    brackets = [Bracket(count, *each, MOST_HELD // len(ranges)) for each in ranges]
     still = list(range(len(brackets)))
     for block in blocks():
         each = [block[number] for number in still]

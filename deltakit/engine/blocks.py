@@ -13,6 +13,7 @@ from deltakit.engine.groups import Group
 from deltakit.engine.plan import Plan
 from deltakit.engine.room import ROOMS, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
+from deltakit.stored import in_memory
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._whole import MOST_TOGETHER, Together, Whole
 from deltakit.tensors.dtypes import itemsize, working_dtype
@@ -77,7 +78,7 @@ class StackReader:
 
     def read(self, name: str, start: int, stop: int, buffers: Buffers) -> Stack:
         """Return the stack of flat entries start..stop, in the worker's buffers."""
-        dtype = working_dtype(self._plan.base.infos[name].dtype)
+        dtype = self._plan.working_dtype(name)
         model, model_start = self._places[name]
         base = self._base_block(name, start, stop, buffers)
         each = [
@@ -119,7 +120,11 @@ class StackReader:
             return self._wholes[name]
 
     def _base_block(self, name: str, start: int, stop: int, buffers: Buffers) -> LazyDelta:
-        return LazyDelta(self._plan.base.stored(name, start, stop, buffers.base))
+        stored = self._plan.base.stored(name, start, stop, buffers.base)
+        dtype = self._plan.working_dtype(name)
+        if dtype != working_dtype(self._plan.base.infos[name].dtype):
+            return LazyDelta(in_memory(stored).to(dtype))  # deltas are computed as wide as it is
+        return LazyDelta(stored)
 
     def _look(self, name: str, experts: Sequence[int], start: int, stop: int) -> list[LazyDelta]:
         """Return entries of a few experts' deltas, in this thread's buffers, used again."""

@@ -32,13 +32,19 @@ class Device:
     have a formula to send. Raises BadValue for a device that torch does not have here.
     """
 
-    def __init__(self, name: str, methods: Sequence[Method]) -> None:
+    def __init__(self, name: str, methods: Sequence[Method], *, wide: bool = False) -> None:
         import torch
 
         check_methods(name, methods)
         kind = name.partition(":")[0]
         if kind not in KINDS:
             raise BadValue("no such device", expected=", ".join(KINDS), got=name)
+        if wide and kind == "mps":
+            raise BadValue(
+                "mps has no float64",
+                where=f"--device {name}",
+                remedy="leave out --device, or --accumulate",
+            )
         backend = torch.cuda if kind == "cuda" else torch.backends.mps
         if not backend.is_available():
             raise BadValue(

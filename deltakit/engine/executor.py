@@ -56,7 +56,10 @@ def execute(
     if plan.keeping is not None:
         check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
     check_target(plan, out, overwrite, files)
-    there = None if device is None else Device(device, [e.method for e in plan.effective.values()])
+    there = None
+    if device is not None:
+        methods = [effective.method for effective in plan.effective.values()]
+        there = Device(device, methods, wide=plan.recipe.accumulate is not None)
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
     keep = key(plan, allow_nonfinite) if resume else None

@@ -159,9 +159,16 @@ def plan_keeping(
 ) -> Keeping:
     """Return what is kept of the merged parameters, whose stored `infos` are given.
 
-    Raises BadFile for an earlier state that is not what the recipe keeps, NamesDiffer for
-    importance maps that score other parameters than the earlier ones.
+    Raises BadValue for a recipe that sums in float64, BadFile for an earlier state that is not what
+    the recipe keeps, NamesDiffer for importance maps that score other parameters than the earlier
+    ones.
     """
+    if recipe.accumulate:
+        raise BadValue(
+            "a running state is kept in float32",
+            where="accumulate",
+            remedy="keep no state, or sum in float32",
+        )
     parts, scored = {}, []
     for name in sorted(name for group in groups for name in group.names):
         method, info = effective[name].method, infos[name]

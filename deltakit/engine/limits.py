@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from deltakit.bracket import MOST_HELD
 from deltakit.errors import BadValue
+from deltakit.strategies._whole import MOST_TOGETHER
 
 DEFAULT_BLOCK = 1 << 19  # entries
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
-LOOK_BYTES = 24  # for each entry held while a cut is found: patterns, a copy, places
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,20 @@ class Limits:
         return block
 
 
-def entry_bytes(experts: int, whole: bool = False) -> int:
+def look_bytes(held: int, experts: int) -> int:
+    """Return the bytes a thread holds at most while it finds the cuts of tensors of `held` entries.
+
+    Patterns and places of the experts it looks at together, and copies of those of one.
+    """
+    together = min(held * min(experts, MOST_TOGETHER), MOST_HELD)
+    return 8 * together + 16 * min(held, MOST_HELD)
+
+
+def entry_bytes(experts: int, whole: bool = False, wide: bool = False) -> int:
     """Return the scratch bytes one entry of a block needs: raw, base, stack and temporaries.
 
     Of a `whole` tensor also what factoring it takes: factors of each task, and LAPACK's own.
+    `wide`: deltas are summed in float64.
     """
-    return 8 + 8 + 4 * (4 * experts + 6) + whole * 4 * (2 * experts + 8)
+    number = 8 if wide else 4
+    return 8 + 8 + number * (4 * experts + 6) + whole * number * (2 * experts + 8)

@@ -19,10 +19,12 @@ from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
 from deltakit.stacking import StackedBase
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.vocabulary import Matched, MatchedBase
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # Bytes read and written a second and thread, order of magnitude (benchmarks/merge_speed.py).
@@ -83,7 +85,7 @@ class Plan:
     def memory(self) -> int:
         """Upper estimate of the scratch memory in bytes: what each thread's block and look need."""
         whole = any(method.unit == "tensor" for g in self.groups for method in g.methods)
-        entry = entry_bytes(len(self.experts), whole)
+        entry = entry_bytes(len(self.experts), whole, self.recipe.accumulate is not None)
         entry += self.keeping.entry_bytes if self.keeping else 0
         return self.threads * (self.block * entry + self.looked)
 
@@ -133,6 +135,10 @@ class Plan:
 
     def output_info(self, name: str) -> TensorInfo:
         return output_info(self.base.infos[name], self.recipe.dtype)
+
+    def working_dtype(self, name: str) -> torch.dtype:
+        """Return the dtype that a parameter's deltas are taken and summed in."""
+        return working_dtype(self.recipe.accumulate or self.base.infos[name].dtype)
 
 
 def output_info(info: TensorInfo, dtype: str | None) -> TensorInfo:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deltakit.bracket import MOST_HELD
 from deltakit.delta_source import ModelDelta, merged_names
 from deltakit.engine.aside import notes_on_aside, set_aside
 from deltakit.engine.checks import (
@@ -28,7 +27,7 @@ from deltakit.engine.keeping import (
     earlier_scores,
     plan_keeping,
 )
-from deltakit.engine.limits import LOOK_BYTES, Limits, entry_bytes
+from deltakit.engine.limits import Limits, entry_bytes, look_bytes
 from deltakit.engine.plan import Plan, output_info, row_length
 from deltakit.engine.shards import make_shards
 from deltakit.engine.stacking import stacked
@@ -117,7 +116,13 @@ def make_plan(
     if keep_state:
         keeping = plan_keeping(recipe, groups, effective, source.infos, maps, facts, before)
     threads, block, looked = _settled(
-        groups, effective, source, len(experts), keeping, limits or Limits()
+        groups,
+        effective,
+        source,
+        len(experts),
+        keeping,
+        limits or Limits(),
+        wide=recipe.accumulate is not None,
     )
     infos = {name: output_info(info, recipe.dtype) for name, info in source.infos.items()}
     return Plan(
@@ -163,6 +168,7 @@ def _settled(
     experts: int,
     keeping: Keeping | None,
     limits: Limits,
+    wide: bool,
 ) -> tuple[int, int, int]:
     """Return threads, block size, and bytes a thread holds while it looks at a whole tensor."""
     names = [name for group in groups for name in group.names]
@@ -176,7 +182,7 @@ def _settled(
             whole |= method.unit == "tensor"
         if method.looks != "nothing":
             held = largest if method.looks == "model" else info.numel
-            looked = max(looked, min(held, MOST_HELD) * LOOK_BYTES)
-    entry = entry_bytes(experts, whole) + (keeping.entry_bytes if keeping else 0)
+            looked = max(looked, look_bytes(held, experts))
+    entry = entry_bytes(experts, whole, wide) + (keeping.entry_bytes if keeping else 0)
     threads, block = limits.settle(entry, largest, looked, least)
     return threads, block, looked

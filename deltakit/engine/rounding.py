@@ -77,7 +77,24 @@ def cast(flat: Tensor, out: Tensor) -> None:
     if overflows is not None:  # torch would round what overflows these to their largest value
         flat, most = flat.float(), torch.finfo(out.dtype).max
         flat = flat.clamp(-most, most).masked_fill_(flat.abs() >= overflows, math.nan)
-    out.copy_(flat)
+    out.copy_(_odd(flat) if flat.dtype == torch.float64 and out.element_size() < 4 else flat)
+
+
+def _odd(flat: Tensor) -> Tensor:
+    """Return float64 entries in float32, rounded to odd where they do not fit.
+
+    What is rounded from there to a narrower dtype is what would be from float64 (Boldo and
+    Melquiond, IEEE Transactions on Computers 57(4), 2008): float32 to nearest, then to nearest
+    again, would at times go the wrong way.
+    """
+    import torch
+
+    near = flat.float()
+    back = near.double()
+    bits = near.view(torch.int32)
+    down = bits - (back.abs() > flat.abs()).int()  # towards zero
+    odd = torch.where((back != flat) & flat.isfinite(), down | 1, bits)
+    return odd.view(torch.float32)
 
 
 def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: Recipe) -> None:

@@ -40,7 +40,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     True
 
     `settings` are the strategy's, `scale` multiplies the merged delta once at the end, `seed`
-    drives every random mask, `dtype` (a safetensors name) is the output's, None for the base's.
+    drives every random mask, `dtype` (a safetensors name) is the output's, None for the base's;
+    `accumulate` "F64" takes and sums all deltas in float64, None in float32 (float64 parameters
+    always in float64); the result is rounded once.
     A `strategy` FILE.py:Class is code of one's own, whose blake3 is kept in `strategy_digest`.
     `mask` thins the deltas before the strategy, `weighting` finds the weights from the deltas
     instead of the tasks', `lines` (a, b) multiplies the merged delta by a + b depth. `rules` say
@@ -66,6 +68,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slices: list[Slice] = []
     seed: int = 0
     dtype: str | None = None
+    accumulate: str | None = None
     tokenizer: str | None = None
     pad_to_multiple_of: int | None = None
     chat_template: str | None = None
@@ -123,7 +126,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         own, *rules = rules
         for pattern in self.heads:
             matcher(pattern)
-        check_output(self.seed, self.dtype, self.max_shard_size)
+        check_output(self.seed, self.dtype, self.max_shard_size, self.accumulate)
         check_tokens(self.tokenizer, self.pad_to_multiple_of, self.chat_template)
         return msgspec.structs.replace(
             self,
