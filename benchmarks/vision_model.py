@@ -110,7 +110,7 @@ def _encoded(encoder: Any, images: Sequence[bytes]) -> Tensor:
 
 @torch.no_grad()
 def probe(base: Path, rows: Sequence[data.Row], ridge: float = 0.01) -> Head:
-    """Return the least-squares weights of each class, as float32, and the first 200 images.
+    """Return the least-squares weights of each class, as float32, and the first 100 images.
 
     The weights answer 1 for a class and 0 for the others from unit vectors about their middle, with
     `ridge` times their mean square added to the diagonal.
@@ -126,7 +126,7 @@ def probe(base: Path, rows: Sequence[data.Row], ridge: float = 0.01) -> Head:
     squares = centred.T @ centred
     squares.diagonal().add_(ridge * squares.diagonal().mean())
     wanted = functional.one_hot(labels, CLASSES).float() - 1 / CLASSES
-    return Head(torch.linalg.solve(squares, centred.T @ wanted).T.contiguous(), images[:200])
+    return Head(torch.linalg.solve(squares, centred.T @ wanted).T.contiguous(), images[:100])
 
 
 def save(encoder: Any, folder: Path) -> None:
