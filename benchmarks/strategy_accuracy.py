@@ -124,7 +124,7 @@ def rows(benches: Sequence[Bench]) -> list[table.Row]:
         (_, scores), *singles = bench.controls()
         zero_shot |= scores
         own += singles
-    found: list[table.Row] = [("base, zero-shot", zero_shot), *own, ("merged", {})]
+    found: list[table.Row] = [("base", zero_shot), *own, ("merged", {})]
     for name in names():
         most, scores = find(name).most, {}
         tasks = [bench.names[:most] for bench in benches]
@@ -150,7 +150,8 @@ def rendered(found: Sequence[table.Row], benches: Sequence[Bench], quick: bool) 
         "task was merged (two models at most). Left: "
         "all-MiniLM-L6-v2 (22.7 M parameters). Right: a ViT-S/14 (22.1 M) of DINOv2's layout that "
         "was trained on to find salient objects, images at 56 pixels; each task's head is a linear "
-        f"probe of the base, made of {vision_data.PROBED} training rows and frozen.",
+        f"probe of the base, made of {vision_data.PROBED} training rows and frozen. The base is "
+        "scored zero-shot on texts, by the probes on images.",
         f"{fitted.steps} steps of {fitted.batch} a text task at rate {fitted.lr:g}, "
         f"{images.training.steps} an image task at {images.training.lr:g} (1e-05 undoes the base), "
         "as seen on training rows that no model is trained on (python -m benchmarks.vision_rate). "
