@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Called anew for each pass; yields consecutive blocks of several tensors, one beside the other.
-Together: TypeAlias = Callable[[], Iterable[Sequence["Tensor | LazyDelta"]]]
+SideBySide: TypeAlias = Callable[[], Iterable[Sequence["Tensor | LazyDelta"]]]
 
 _FEW = 1 << 18  # entries that are held without more ado
 _DIGIT = 16
@@ -39,7 +39,7 @@ def find_cut(blocks: Blocks, count: int) -> Cut:
     return cut_between(blocks, count, 0, _HIGHEST) or _counted_cut(blocks, count)
 
 
-def find_cuts(blocks: Together, sample: Together, count: int, numel: int) -> list[Cut]:
+def find_cuts(blocks: SideBySide, sample: SideBySide, count: int, numel: int) -> list[Cut]:
     """Return the same cut of several tensors whose blocks are read side by side.
 
     >>> import torch
@@ -81,7 +81,7 @@ def _patterns(blocks: Sequence[Tensor | LazyDelta]) -> list[np.ndarray]:
     return [values for _, values, _ in between(blocks, [0] * number, [_HIGHEST] * number)]
 
 
-def _one(blocks: Together, number: int) -> Iterator[Tensor | LazyDelta]:
+def _one(blocks: SideBySide, number: int) -> Iterator[Tensor | LazyDelta]:
     return (block[number] for block in blocks())
 
 

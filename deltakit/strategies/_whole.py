@@ -72,17 +72,19 @@ class Whole:
         if self._together is None:
             find = partial(find_cut, partial(self._blocks, expert), count)
             return self._once(("cut", expert, density), find)
-        if self._together.most(expert) <= count:  # a sparse delta: what would be cut is 0
-            return Cut.none()
         group = self._together.group(expert)
         return self._once(("cuts", group, density), lambda: self._find_cuts(group, count))[expert]
 
     def _find_cuts(self, group: range, count: int) -> dict[int, Cut]:
         together = self._together
         assert together is not None
+        cuts = dict.fromkeys(group, Cut.none())
+        # Of a sparse delta with few values only zeros would be cut.
         experts = [expert for expert in group if together.most(expert) > count]
-        read, sample = (partial(way, experts) for way in (together.blocks, together.sample))
-        return dict(zip(experts, find_cuts(read, sample, count, self.numel), strict=True))
+        if experts:
+            read, sample = (partial(way, experts) for way in (together.blocks, together.sample))
+            cuts |= zip(experts, find_cuts(read, sample, count, self.numel), strict=True)
+        return cuts
 
     def seek_cut(self, expert: int, density: float) -> None:
         """Find the cut of this expert, unless that is done where another's is sought."""
