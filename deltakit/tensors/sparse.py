@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 16  # entries between two remembered counts; a multiple of 8
-_RUN = 16 * CHUNK  # entries counted at a time
+_RUN = 16 * CHUNK  # entries whose bits are drawn or read at a time
+_REMEMBERED = 8  # runs
 
 
 class SparseTensor:
     """A parameter under one codec: which entries are kept, and their values, for any flat range.
 
-    A count of kept entries every 65536 positions, made in one pass on first use, tells where the
-    values of a block begin. That pass also checks the file: set bits, sorted indices or draws must
-    be as many as the values. Raises BadFile naming the parameter.
+    A count of kept entries every 65536 positions tells where the values of a block begin. It grows
+    as blocks are asked for (of indices it is made in one pass on first use), and checks the file:
+    set bits, sorted indices or draws must be as many as the values. Raises BadFile naming the
+    parameter.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class SparseTensor:
         self.info = TensorInfo(infos[stem].dtype, shape)
         self.count = infos[stem].numel
         self._lock = threading.Lock()
-        self._before: np.ndarray | None = None
+        self._before: list[int] = [0]  # values before entry 0, CHUNK, 2 CHUNK, ... and at the end
+        self._complete = False  # whether all values are counted
+        self._runs: dict[int, np.ndarray] = {}  # the bits of those looked at last, by number
         for part, expected in stored(name, codec, self.info.dtype, shape, self.count).items():
             if infos[part].shape != expected.shape:
                 raise self._bad(f"{part} does not fit the parameter's shape {list(shape)}")
@@ -72,13 +76,13 @@ class SparseTensor:
             if minus is not None:
                 out.sub_(minus)
             return
-        first, last = self._values_before(start), self._values_before(stop)
-        if self.codec == "bitmask":
-            bits, skip = self._bits(start, stop)
-            if kernels.scatter(self._values(first, last), bits, skip, minus, out):
-                return
-        kept = self.kept(start, stop)
-        values = self._values(first, last).to(out.dtype)
+        values = self._values(self._values_before(start), self._values_before(stop))
+        if self.codec != "indices" and kernels.scatter(
+            values, *self._bits(start, stop), minus, out
+        ):
+            return
+        kept = self._kept(start, stop)
+        values = values.to(out.dtype)
         if minus is not None:
             import torch
 
@@ -90,9 +94,7 @@ class SparseTensor:
         if self.codec == "dense":
             return None
         values = self._values(self._values_before(start), self._values_before(stop))
-        if self.codec == "bitmask":
-            return StoredSparse(values, *self._bits(start, stop), stop - start)
-        return StoredSparse(values, pack(self._kept(start, stop)), 0, stop - start)
+        return StoredSparse(values, *self._bits(start, stop), stop - start)
 
     def kept(self, start: int, stop: int) -> np.ndarray:
         """Return which entries start..stop hold a value: bool (stop - start,)."""
@@ -100,90 +102,107 @@ class SparseTensor:
 
         if self.codec == "dense":
             return np.ones(stop - start, dtype=np.bool_)
-        self._table()
+        self._values_before(self.info.numel)
         return self._kept(start, stop)
 
     def _kept(self, start: int, stop: int) -> np.ndarray:
         import numpy as np
 
-        if self.codec == "seed":
-            assert self._draws is not None
-            draws, density = self._draws
-            return draws.keep(start, stop, density)
-        if self.codec == "bitmask":
-            raw, skip = self._bits(start, stop)
-            return unpack(raw, skip, stop - start)
+        if self.codec != "indices":
+            return unpack(*self._bits(start, stop), stop - start)
         table = self._before
-        assert table is not None
-        indices = self._indices(int(table[start // CHUNK]), int(table[-(-stop // CHUNK)]))
+        indices = self._indices(table[start // CHUNK], table[-(-stop // CHUNK)])
         kept = np.zeros(stop - start, dtype=np.bool_)
         kept[indices[(indices >= start) & (indices < stop)] - start] = True
         return kept
 
     def _bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
-        """Return the bytes of a bitmask that hold entries start..stop, and the bits before them."""
+        """Return bytes that hold the bits of entries start..stop, and how many are before them."""
         import numpy as np
 
-        first = start // 8
-        return self._read(self.name + BITMASK, first, -(-stop // 8), np.dtype("u1")), start % 8
+        if self.codec == "indices":
+            return pack(self._kept(start, stop)), 0
+        if start == stop:
+            return np.empty(0, dtype=np.uint8), 0
+        numbers = range(start // _RUN, -(-stop // _RUN))
+        with self._lock:
+            runs = [self._run(number) for number in numbers]
+        bits = runs[0] if len(runs) == 1 else np.concatenate(runs)
+        first = start // 8 - numbers.start * (_RUN // 8)
+        return bits[first : first + -(-(stop - start // 8 * 8) // 8)], start % 8
+
+    def _run(self, number: int) -> np.ndarray:
+        """Return the bits of one run, remembered for other threads; the lock is held."""
+        if number not in self._runs:
+            start, stop = number * _RUN, min((number + 1) * _RUN, self.info.numel)
+            while len(self._runs) >= _REMEMBERED:
+                del self._runs[next(iter(self._runs))]
+            self._runs[number] = self._read_run(start, stop)
+        return self._runs[number]
+
+    def _read_run(self, start: int, stop: int) -> np.ndarray:
+        import numpy as np
+
+        if self.codec == "bitmask":
+            return self._read(self.name + BITMASK, start // 8, -(-stop // 8), np.dtype("u1"))
+        assert self._draws is not None
+        draws, density = self._draws
+        return pack(draws.keep(start, stop, density))
 
     def _values_before(self, start: int) -> int:
-        table = self._table()
+        import numpy as np
+
+        with self._lock:
+            self._count_to(start)
         if start == self.info.numel:
             return self.count
-        chunk = start // CHUNK
-        inside = self._count_kept(chunk * CHUNK, start).sum() if start % CHUNK else 0
-        return int(table[chunk] + inside)
+        before, inside = self._before[start // CHUNK], start % CHUNK
+        if inside:
+            bits, _ = self._bits(start - inside, start)
+            last = np.unpackbits(bits[-1:], count=inside % 8 or 8, bitorder="little")
+            before += int(np.bitwise_count(bits[:-1]).sum(dtype=np.int64)) + int(last.sum())
+        return before
 
-    def _count_kept(self, start: int, stop: int) -> np.ndarray:
-        """Return how many entries hold a value of start.., a multiple of CHUNK, CHUNK by CHUNK."""
-        import numpy as np
-
-        chunks = range(0, stop - start, CHUNK)
-        if self.codec != "bitmask":
-            kept = self._kept(start, stop)
-            return np.array([np.count_nonzero(kept[at : at + CHUNK]) for at in chunks])
-        raw, _ = self._bits(start, stop)
-        if stop % 8:
-            raw[-1] &= (1 << stop % 8) - 1
-        words = np.zeros(len(chunks) * CHUNK // 64, dtype=np.uint64)
-        words.view(np.uint8)[: len(raw)] = raw
-        return np.bitwise_count(words).reshape(len(chunks), -1).sum(axis=1, dtype=np.int64)
-
-    def _table(self) -> np.ndarray:
-        """Return how many values lie before entry 0, CHUNK, 2 CHUNK, ... and at the end."""
-        with self._lock:
-            if self._before is None:
-                self._before = self._count()
-            return self._before
-
-    def _count(self) -> np.ndarray:
-        import numpy as np
-
+    def _count_to(self, stop: int) -> None:
+        """Count the values of all entries up to `stop`, run after run; the lock is held."""
+        if self._complete:
+            return
         numel = self.info.numel
-        starts = range(0, numel, _RUN)
         if self.codec == "indices":
-            table = self._count_indices(np.append(np.arange(0, numel, CHUNK), numel))
-        else:
-            counts = [self._count_kept(at, min(at + _RUN, numel)) for at in starts]
-            table = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *counts]))
-        if table[-1] != self.count or (self.codec == "bitmask" and self._stray_bits()):
-            raise self._bad(f"{self.count} values stand for {int(table[-1])} kept entries")
-        return table
+            self._count_indices()
+        while (len(self._before) - 1) * CHUNK < min(max(stop, 1), numel):
+            start = (len(self._before) - 1) * CHUNK
+            counts = self._counts(self._run(start // _RUN), min(_RUN, numel - start))
+            self._before += (self._before[-1] + counts).tolist()
+        complete, found = (len(self._before) - 1) * CHUNK >= numel, self._before[-1]
+        if found > self.count or (complete and (found < self.count or self._stray_bits())):
+            self._before = [0]
+            raise self._bad(f"{self.count} values stand for {found} kept entries")
+        self._complete = complete
+
+    @staticmethod
+    def _counts(bits: np.ndarray, numel: int) -> np.ndarray:
+        """Return how many values there are up to the end of each chunk of a run."""
+        import numpy as np
+
+        words = np.zeros(-(-numel // CHUNK) * CHUNK // 64, dtype=np.uint64)
+        words.view(np.uint8)[: len(bits)] = bits
+        if numel % 8:  # bits past the last entry
+            words.view(np.uint8)[len(bits) - 1] &= (1 << numel % 8) - 1
+        each = np.bitwise_count(words).reshape(-1, CHUNK // 64).sum(axis=1, dtype=np.int64)
+        return np.cumsum(each)
 
     def _stray_bits(self) -> bool:
         """Tell whether a bit past the last entry is set."""
-        import numpy as np
-
-        if self.info.numel % 8 == 0:
+        numel = self.info.numel
+        if self.codec != "bitmask" or numel % 8 == 0:
             return False
-        at = self.info.numel // 8
-        raw = self._read(self.name + BITMASK, at, at + 1, np.dtype("u1"))
-        return bool(raw[0] >> (self.info.numel % 8))
+        return bool(self._run((numel - 1) // _RUN)[-1] >> (numel % 8))
 
-    def _count_indices(self, bounds: np.ndarray) -> np.ndarray:
+    def _count_indices(self) -> None:
         import numpy as np
 
+        bounds = np.append(np.arange(CHUNK, self.info.numel, CHUNK), self.info.numel)
         table = np.zeros(len(bounds), dtype=np.int64)
         last = -1
         for at in range(0, self.count, 1 << 20):
@@ -192,7 +211,7 @@ class SparseTensor:
                 raise self._bad("the indices are not ascending within the parameter")
             table += np.searchsorted(part, bounds)
             last = int(part[-1])
-        return table
+        self._before += table.tolist()
 
     def _indices(self, start: int, stop: int) -> np.ndarray:
         import numpy as np

@@ -1,6 +1,7 @@
 """A sparse parameter read by blocks is the dense one; a hostile file is refused by name."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,44 @@ def test_indices_of_any_width_are_read(tmp_path: Path, dtype: str):
     out = torch.zeros(10)
     SparseTensor(write(tmp_path / "x", parts), "w", "indices", (10,)).add_to(out, 0)
     assert out.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("kind", ["bitmask", "indices", "seed"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_blocks_of_many_threads_in_any_order_are_the_dense_slices(
+    tmp_path: Path, kind: Codec, backwards: bool
+):
+    whole, kept = example((2_500_013,), kind)  # several runs, the last of them short
+    tensor = keep(tmp_path / "x", kind, whole, kept)
+    dense = torch.from_numpy(np.where(kept, whole, np.float32(0)))
+    starts = list(range(0, whole.size, 300_001))
+
+    def same(start: int) -> bool:
+        stop = min(start + 300_001, whole.size)
+        stored = tensor.stored(start, stop)
+        assert stored is not None
+        return torch.equal(stored.tensor, dense[start:stop])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(same, starts[::-1] if backwards else starts, timeout=60))
+
+
+@pytest.mark.parametrize("kind", ["bitmask", "seed"])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_values_that_do_not_fit_the_bits_are_found_at_the_last_block(
+    tmp_path: Path, kind: Codec, more: int
+):
+    whole, kept = example((2_500_013,), kind)
+    count = int(kept.sum()) + more
+    parts = {"w.values": np.zeros(count, dtype=np.float32)}
+    if kind == "bitmask":
+        parts["w.bitmask"] = pack(kept)
+    draws = (SEED, DENSITY) if kind == "seed" else None
+    tensor = SparseTensor(write(tmp_path / "x", parts), "w", kind, whole.shape, draws)
+    tensor.add_to(torch.zeros(1000), 0)
+    for _ in range(2):
+        with pytest.raises(BadFile, match="parameter 'w'"):
+            tensor.add_to(torch.zeros(1000), whole.size - 1000)
 
 
 def refused(path: Path, kind: Codec, shape: tuple[int, ...], parts: dict[str, np.ndarray]) -> None:
