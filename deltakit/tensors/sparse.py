@@ -122,17 +122,17 @@ class SparseTensor:
 
         if self.codec == "indices":
             return pack(self._kept(start, stop)), 0
-        if start == stop:
-            return np.empty(0, dtype=np.uint8), 0
-        numbers = range(start // _RUN, -(-stop // _RUN))
+        first, numbers = start - start % 8, range(start // _RUN, -(-stop // _RUN))
         with self._lock:
-            runs = [self._run(number) for number in numbers]
+            runs = [] if self._complete else [self._run(number) for number in numbers]
+        if not runs:  # all are counted and none is remembered, or the range is empty
+            return self._read_run(first, stop), start % 8
         bits = runs[0] if len(runs) == 1 else np.concatenate(runs)
-        first = start // 8 - numbers.start * (_RUN // 8)
-        return bits[first : first + -(-(stop - start // 8 * 8) // 8)], start % 8
+        begin = (first - numbers.start * _RUN) // 8
+        return bits[begin : begin + -(-(stop - first) // 8)], start % 8
 
     def _run(self, number: int) -> np.ndarray:
-        """Return the bits of one run, remembered for other threads; the lock is held."""
+        """Return the bits of a run, remembered until all are counted; the lock is held."""
         if number not in self._runs:
             start, stop = number * _RUN, min((number + 1) * _RUN, self.info.numel)
             while len(self._runs) >= _REMEMBERED:
@@ -168,7 +168,7 @@ class SparseTensor:
         if self._complete:
             return
         numel = self.info.numel
-        if self.codec == "indices":
+        if self.codec == "indices" and len(self._before) == 1:
             self._count_indices()
         while (len(self._before) - 1) * CHUNK < min(max(stop, 1), numel):
             start = (len(self._before) - 1) * CHUNK
@@ -176,9 +176,10 @@ class SparseTensor:
             self._before += (self._before[-1] + counts).tolist()
         complete, found = (len(self._before) - 1) * CHUNK >= numel, self._before[-1]
         if found > self.count or (complete and (found < self.count or self._stray_bits())):
-            self._before = [0]
             raise self._bad(f"{self.count} values stand for {found} kept entries")
-        self._complete = complete
+        if complete:
+            self._complete = True
+            self._runs.clear()
 
     @staticmethod
     def _counts(bits: np.ndarray, numel: int) -> np.ndarray:
