@@ -13,14 +13,11 @@ from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, pack, scatte
 from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
+from deltakit.tensors.runs import CHUNK, Miscounted, Runs
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-CHUNK = 1 << 16  # entries between two remembered counts; a multiple of 8
-_RUN = 16 * CHUNK  # entries whose bits are drawn or read at a time
-_REMEMBERED = 8  # runs
 
 
 class SparseTensor:
@@ -46,9 +43,10 @@ class SparseTensor:
         self.info = TensorInfo(infos[stem].dtype, shape)
         self.count = infos[stem].numel
         self._lock = threading.Lock()
-        self._before: list[int] = [0]  # values before entry 0, CHUNK, 2 CHUNK, ... and at the end
-        self._complete = False  # whether all values are counted
-        self._runs: dict[int, np.ndarray] = {}  # the bits of those looked at last, by number
+        self._table: list[int] | None = (
+            None  # of indices: those before entry 0, CHUNK, 2 CHUNK, ...
+        )
+        self._runs = Runs(self.info.numel, self.count, self._read_bits)  # of the others
         for part, expected in stored(name, codec, self.info.dtype, shape, self.count).items():
             if infos[part].shape != expected.shape:
                 raise self._bad(f"{part} does not fit the parameter's shape {list(shape)}")
@@ -110,7 +108,7 @@ class SparseTensor:
 
         if self.codec != "indices":
             return unpack(*self._bits(start, stop), stop - start)
-        table = self._before
+        table = self._counted()
         indices = self._indices(table[start // CHUNK], table[-(-stop // CHUNK)])
         kept = np.zeros(stop - start, dtype=np.bool_)
         kept[indices[(indices >= start) & (indices < stop)] - start] = True
@@ -118,29 +116,11 @@ class SparseTensor:
 
     def _bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return bytes that hold the bits of entries start..stop, and how many are before them."""
-        import numpy as np
-
         if self.codec == "indices":
             return pack(self._kept(start, stop)), 0
-        first, numbers = start - start % 8, range(start // _RUN, -(-stop // _RUN))
-        with self._lock:
-            runs = [] if self._complete else [self._run(number) for number in numbers]
-        if not runs:  # all are counted and none is remembered, or the range is empty
-            return self._read_run(first, stop), start % 8
-        bits = runs[0] if len(runs) == 1 else np.concatenate(runs)
-        begin = (first - numbers.start * _RUN) // 8
-        return bits[begin : begin + -(-(stop - first) // 8)], start % 8
+        return self._runs.bits(start, stop)
 
-    def _run(self, number: int) -> np.ndarray:
-        """Return the bits of a run, remembered until all are counted; the lock is held."""
-        if number not in self._runs:
-            start, stop = number * _RUN, min((number + 1) * _RUN, self.info.numel)
-            while len(self._runs) >= _REMEMBERED:
-                del self._runs[next(iter(self._runs))]
-            self._runs[number] = self._read_run(start, stop)
-        return self._runs[number]
-
-    def _read_run(self, start: int, stop: int) -> np.ndarray:
+    def _read_bits(self, start: int, stop: int) -> np.ndarray:
         import numpy as np
 
         if self.codec == "bitmask":
@@ -150,60 +130,26 @@ class SparseTensor:
         return pack(draws.keep(start, stop, density))
 
     def _values_before(self, start: int) -> int:
-        import numpy as np
+        if self.codec != "indices":
+            try:
+                return self._runs.before(start)
+            except Miscounted as error:
+                raise self._bad(str(error)) from None
+        before, inside = self._counted()[start // CHUNK], start % CHUNK
+        if inside and start < self.info.numel:
+            return before + int(self._kept(start - inside, start).sum())
+        return before if start < self.info.numel else self.count
 
+    def _counted(self) -> list[int]:
         with self._lock:
-            self._count_to(start)
-        if start == self.info.numel:
-            return self.count
-        before, inside = self._before[start // CHUNK], start % CHUNK
-        if inside:
-            bits, _ = self._bits(start - inside, start)
-            last = np.unpackbits(bits[-1:], count=inside % 8 or 8, bitorder="little")
-            before += int(np.bitwise_count(bits[:-1]).sum(dtype=np.int64)) + int(last.sum())
-        return before
+            if self._table is None:
+                self._table = self._count_indices()
+            return self._table
 
-    def _count_to(self, stop: int) -> None:
-        """Count the values of all entries up to `stop`, run after run; the lock is held."""
-        if self._complete:
-            return
-        numel = self.info.numel
-        if self.codec == "indices" and len(self._before) == 1:
-            self._count_indices()
-        while (len(self._before) - 1) * CHUNK < min(max(stop, 1), numel):
-            start = (len(self._before) - 1) * CHUNK
-            counts = self._counts(self._run(start // _RUN), min(_RUN, numel - start))
-            self._before += (self._before[-1] + counts).tolist()
-        complete, found = (len(self._before) - 1) * CHUNK >= numel, self._before[-1]
-        if found > self.count or (complete and (found < self.count or self._stray_bits())):
-            raise self._bad(f"{self.count} values stand for {found} kept entries")
-        if complete:
-            self._complete = True
-            self._runs.clear()
-
-    @staticmethod
-    def _counts(bits: np.ndarray, numel: int) -> np.ndarray:
-        """Return how many values there are up to the end of each chunk of a run."""
+    def _count_indices(self) -> list[int]:
         import numpy as np
 
-        words = np.zeros(-(-numel // CHUNK) * CHUNK // 64, dtype=np.uint64)
-        words.view(np.uint8)[: len(bits)] = bits
-        if numel % 8:  # bits past the last entry
-            words.view(np.uint8)[len(bits) - 1] &= (1 << numel % 8) - 1
-        each = np.bitwise_count(words).reshape(-1, CHUNK // 64).sum(axis=1, dtype=np.int64)
-        return np.cumsum(each)
-
-    def _stray_bits(self) -> bool:
-        """Tell whether a bit past the last entry is set."""
-        numel = self.info.numel
-        if self.codec != "bitmask" or numel % 8 == 0:
-            return False
-        return bool(self._run((numel - 1) // _RUN)[-1] >> (numel % 8))
-
-    def _count_indices(self) -> None:
-        import numpy as np
-
-        bounds = np.append(np.arange(CHUNK, self.info.numel, CHUNK), self.info.numel)
+        bounds = np.append(np.arange(0, self.info.numel, CHUNK), self.info.numel)
         table = np.zeros(len(bounds), dtype=np.int64)
         last = -1
         for at in range(0, self.count, 1 << 20):
@@ -212,7 +158,9 @@ class SparseTensor:
                 raise self._bad("the indices are not ascending within the parameter")
             table += np.searchsorted(part, bounds)
             last = int(part[-1])
-        self._before += table.tolist()
+        if table[-1] != self.count:
+            raise self._bad(f"{self.count} values stand for {int(table[-1])} kept entries")
+        return [int(number) for number in table]
 
     def _indices(self, start: int, stop: int) -> np.ndarray:
         import numpy as np
