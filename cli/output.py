@@ -81,17 +81,17 @@ def table(
     """Print rows of text in columns.
 
     align: one letter a column, "l", "r" or "w" (text that may wrap); the last one counts for all
-    columns that follow. On a terminal the widest columns give way until a row fits: texts wrap,
-    names are shortened in the middle. Piped, a row is one line and nothing is left out.
+    columns that follow. The widest columns give way until a row fits: texts wrap, on a terminal
+    names are shortened in the middle. Piped, nothing is left out, and without texts a row is one
+    line.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     heads = [printable(head) for head in headers]
     sides = [align[min(i, len(align) - 1)] for i in range(len(heads))]
     everything = list(zip(heads, *cells, strict=True))
     widths = [max(map(width, column)) for column in everything]
-    if is_terminal(sys.stdout):
-        least = [_least(column, side) for column, side in zip(everything, sides, strict=True)]
-        _narrow(widths, least, columns())
+    least = [_least(column, side) for column, side in zip(everything, sides, strict=True)]
+    _narrow(widths, least, columns())
     if title:
         say(bold(title))
     say(bold(_line(heads, widths, sides)))
@@ -102,11 +102,11 @@ def table(
 
 def _least(column: Sequence[str], side: str) -> int:
     """Return how narrow a column may get, its head first: a number or a word is never cut."""
-    if side == "r":
-        return max(map(width, column[1:]), default=0)
     if side == "w":
         return max((width(word) for cell in column for word in cell.split()), default=0)
-    return NARROWEST
+    if not is_terminal(sys.stdout):
+        return max(map(width, column))
+    return max(map(width, column[1:]), default=0) if side == "r" else NARROWEST
 
 
 def _wrapped(row: Sequence[str], widths: Sequence[int], sides: Sequence[str]) -> list[list[str]]:

@@ -50,7 +50,7 @@ def show_all(every: list[dict[str, Any]]) -> None:
             for d in every
             if d["family"] == family
         ]
-        table(["name", "", "what it does", "paper"], rows, align="llw", title=title)
+        table(["name", "", "what it does", "paper"], rows, align="llww", title=title)
         say()
     say("All need a base and no data, and work on any block of entries, but for:")
     say("o: the order of the tasks matters; i: needs an importance map of each task;")

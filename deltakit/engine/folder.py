@@ -47,7 +47,8 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
 
 
 def _input_paths(plan: Plan) -> list[Path]:
-    paths = [plan.base.path, *(file.path for file in plan.base.files)]
+    opened = (*plan.model.files, *plan.base.files)
+    paths = [plan.model.path, *(file.path for file in opened)]
     if plan.recipe.tokenizer not in (None, "base", "union"):
         paths.append(Path(plan.recipe.tokenizer))
     for expert in plan.experts:
@@ -58,7 +59,7 @@ def _input_paths(plan: Plan) -> list[Path]:
 
 def write_sidecars(plan: Plan, folder: Path, files: Files) -> None:
     """Write everything of the output but its weights, from the base's folder and the plan."""
-    source = plan.base.folder
+    source = plan.model.folder
     kept = sidecars(source) if (source / "config.json").exists() else []
     for relative in sorted({*kept, *map(Path, plan.files)}):
         data = plan.files.get(str(relative), b"")

@@ -17,11 +17,11 @@ from deltakit.engine.scores import scores_of
 from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
-from deltakit.stacking import StackedBase
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.header import TensorInfo
-from deltakit.vocabulary import Matched, MatchedBase
+from deltakit.tensors.source import TensorSource
+from deltakit.vocabulary import Matched
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,8 @@ class Plan:
     """A merge that will not be refused half-way: what is read, computed and written."""
 
     recipe: Recipe
-    base: Checkpoint | MatchedBase | StackedBase
+    model: Checkpoint  # the base as it lies on disk, with its config and tokenizer
+    base: TensorSource  # its tensors as they are merged: stacked, in the output's vocabulary
     experts: Sequence[Expert]  # the last tasks of the recipe; earlier ones are in `keeping.before`
     effective: Mapping[str, Effective] = field(repr=False)  # of each merged parameter
     groups: Sequence[Group]

@@ -10,14 +10,10 @@ from deltakit.engine.aside import notes_on_aside, set_aside
 from deltakit.engine.checks import (
     Expert,
     check_bases,
-    check_common,
     check_draws,
     check_expert,
-    check_map,
     check_one_precision,
     named_bases,
-    notes_on_maps,
-    open_maps,
 )
 from deltakit.engine.groups import Group, make_groups
 from deltakit.engine.keeping import (
@@ -28,6 +24,7 @@ from deltakit.engine.keeping import (
     plan_keeping,
 )
 from deltakit.engine.limits import Limits, entry_bytes, look_bytes
+from deltakit.engine.maps import check_common, check_map, notes_on_maps, open_maps
 from deltakit.engine.plan import Plan, output_info, row_length
 from deltakit.engine.shards import make_shards
 from deltakit.engine.stacking import stacked
@@ -36,12 +33,10 @@ from deltakit.engine.vocabularies import files_beside, in_one_vocabulary, matche
 from deltakit.errors import BadValue, some
 from deltakit.provenance import ModelTable
 from deltakit.recipe import Effective, Recipe
-from deltakit.stacking import StackedBase
 from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.quantised import refuse_scaled
 from deltakit.tensors.source import TensorSource
-from deltakit.vocabulary import MatchedBase
 
 
 def make_plan(
@@ -64,7 +59,7 @@ def make_plan(
     """
     recipe = recipe.checked()
     stack = stacked(recipe, base, experts)
-    source: Checkpoint | MatchedBase | StackedBase = stack.base
+    source = stack.base
     models, experts, rules = experts, stack.experts, stack.rules
     merges = [name for name in merged_names(source.infos) if rules.merges(name)]
     effective = {name: rules.effective(name) for name in merges}
@@ -127,6 +122,7 @@ def make_plan(
     infos = {name: output_info(info, recipe.dtype) for name, info in source.infos.items()}
     return Plan(
         recipe=recipe,
+        model=base,
         base=source,
         experts=experts,
         effective={name: effective[name] for name in merged},

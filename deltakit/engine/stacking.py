@@ -14,6 +14,7 @@ from deltakit.recipe import Recipe, Rules
 from deltakit.stacking import Stack, StackedBase, differences, stack, stacked_config
 from deltakit.strategies import layer, with_layer
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.source import TensorSource
 from deltakit.vocabulary import check_same_tokens
 
 
@@ -21,7 +22,7 @@ from deltakit.vocabulary import check_same_tokens
 class Stacked:
     """What a merge reads, under the output's names."""
 
-    base: Checkpoint | StackedBase
+    base: TensorSource
     experts: Sequence[Expert]
     rules: Rules
     files: Mapping[str, bytes]  # beside the weights: those that are not the base's
@@ -63,7 +64,7 @@ def stacked(recipe: Recipe, base: Checkpoint, experts: Sequence[Expert]) -> Stac
         config = stacked_config(base.config(), found.base_layers, found.levels, configs)
         files["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
     return Stacked(
-        StackedBase(base, found.base, factors, recipe.dtype),
+        StackedBase(found.base, factors, recipe.dtype),
         [dataclasses.replace(e, source=ModelDelta(found.tasks[e.name])) for e in experts],
         rules,
         files,

@@ -1,14 +1,12 @@
-"""The base of a stack as a merge reads it: layers of several models, some multiplied."""
+"""The tensors of a stack as a merge reads them: layers of several models, some multiplied."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import is_merged
 from deltakit.errors import NonFinite
-from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import itemsize, torch_dtype, working_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.mosaic import Mosaic
@@ -19,21 +17,14 @@ if TYPE_CHECKING:
 
 
 class StackedBase(TensorSource):
-    """A stack's tensors, with the config and tokenizer of its base.
+    """A stack's tensors, of the base and of what is taken.
 
     What a factor multiplies is computed in float32 (float64 where stored so) and rounded once to
     the output's dtype, which it has here. Integers are never multiplied.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        tensors: Mosaic,
-        factors: Mapping[str, float],
-        dtype: str | None,
-    ) -> None:
-        self.checkpoint, self.label = checkpoint, checkpoint.label
-        self._tensors = tensors
+    def __init__(self, tensors: Mosaic, factors: Mapping[str, float], dtype: str | None) -> None:
+        self._tensors, self.label = tensors, tensors.label
         self._factors = {n: f for n, f in factors.items() if is_merged(tensors.infos[n])}
         self._infos = {
             name: TensorInfo(dtype or info.dtype, info.shape) if name in self._factors else info
@@ -45,18 +36,8 @@ class StackedBase(TensorSource):
         return self._infos
 
     @property
-    def path(self) -> Path:
-        return self.checkpoint.path
-
-    @property
-    def folder(self) -> Path:
-        """The folder that holds the base's config and tokenizer."""
-        return self.checkpoint.folder
-
-    @property
     def files(self) -> Sequence[SafetensorsFile]:
-        own = {id(file): file for file in (*self.checkpoint.files, *self._tensors.files)}
-        return list(own.values())
+        return self._tensors.files
 
     def place(self, name: str, start: int) -> tuple[int, int] | None:
         return None if name in self._factors else self._tensors.place(name, start)

@@ -4,11 +4,9 @@ from deltakit.vocabulary.alike import check_same_tokens
 from deltakit.vocabulary.chat import chat_files, check_template
 from deltakit.vocabulary.match import Matched, match
 from deltakit.vocabulary.members import model_of
-from deltakit.vocabulary.sources import MatchedBase
 
 __all__ = [
     "Matched",
-    "MatchedBase",
     "chat_files",
     "check_same_tokens",
     "check_template",

@@ -11,6 +11,8 @@ from deltakit.errors import BadValue
 from deltakit.importance import ImportanceMap
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.index import check_link, read_json
+from deltakit.vocabulary.base import Donors, MatchedBase
+from deltakit.vocabulary.delta import MatchedDelta
 from deltakit.vocabulary.files import (
     Replaced,
     config_files,
@@ -18,12 +20,12 @@ from deltakit.vocabulary.files import (
     tokenizer_folder,
     union_files,
 )
+from deltakit.vocabulary.ids import MOST_TOKENS
 from deltakit.vocabulary.maps import matched_map
 from deltakit.vocabulary.members import Member, no_tokenizer
 from deltakit.vocabulary.rows import NONE, Rows
-from deltakit.vocabulary.sources import Donors, MatchedBase, MatchedDelta
 from deltakit.vocabulary.tensors import rows_of, vocabulary_tensors, with_rows
-from deltakit.vocabulary.tokenizer import MOST_TOKENS, Tokenizer
+from deltakit.vocabulary.tokenizer import Tokenizer
 from deltakit.vocabulary.union import union
 
 

@@ -11,7 +11,7 @@ from deltakit.errors import NotFound
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.part import Part
 from deltakit.tensors.source import TensorSource
-from deltakit.vocabulary.sources import Resized
+from deltakit.vocabulary.delta import Resized
 from deltakit.vocabulary.tensors import rows_of, with_rows
 from deltakit.vocabulary.tokenizer import Tokenizer
 

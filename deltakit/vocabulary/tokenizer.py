@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from deltakit.errors import BadFile, DeltakitError
 from deltakit.tensors.files import LOCAL, Files, read_whole
 from deltakit.tensors.header import unique_keys
 from deltakit.tensors.index import check_link
+from deltakit.vocabulary.ids import MOST_TOKENS, Ids
 from deltakit.vocabulary.sentencepiece import pieces
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
@@ -30,7 +31,6 @@ OLDER_FILES = (
 TOKENIZER_FILES = (*_FAST, *_CHAT, *OLDER_FILES)
 MOST_BYTES = 100_000_000  # the largest tokenizer.json in use takes some 40 MB
 _MOST_PIECES = 1 << 25  # bytes; sentencepiece models in use take some 5 MB
-MOST_TOKENS = 1 << 24  # the largest vocabulary in use has a million
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class _Reader:
 
     def __init__(self, folder: Path, files: Files) -> None:
         self._folder, self._files = folder, files
-        self._ids: dict[str, int] = {}
-        self._tokens: dict[int, str] = {}
+        self._ids = Ids()
         self._added: dict[str, Mapping[str, Any]] = {}
 
     def read(self) -> Tokenizer | None:
@@ -97,13 +96,13 @@ class _Reader:
             if found is None:
                 return None
             kind = found
-            self._take((self._json("added_tokens.json") or {}).items(), "added_tokens.json")
+            self._ids.take((self._json("added_tokens.json") or {}).items(), "added_tokens.json")
             self._added |= {token: {} for token in self._json("added_tokens.json") or {}}
         config = self._json("tokenizer_config.json") or {}
         self._decoder(config.get("added_tokens_decoder"))
-        if not self._ids:
+        if not self._ids.of:
             raise BadFile("the tokenizer has no tokens")
-        return Tokenizer(str(self._folder), self._ids, kind, self._added, table)
+        return Tokenizer(str(self._folder), self._ids.of, kind, self._added, table)
 
     def _fast(self, table: Mapping[str, Any]) -> str:
         where = "tokenizer.json"
@@ -112,15 +111,15 @@ class _Reader:
             raise BadFile("not a tokenizer: no model, or no list of added tokens", where=where)
         vocab = model.get("vocab")
         if isinstance(vocab, dict):
-            self._take(vocab.items(), where)
+            self._ids.take(vocab.items(), where)
         elif isinstance(vocab, list) and all(isinstance(p, list) and len(p) == 2 for p in vocab):
-            self._take(((p[0], number) for number, p in enumerate(vocab)), where)
+            self._ids.take(((p[0], number) for number, p in enumerate(vocab)), where)
         else:
             raise BadFile("the tokenizer's model has no vocabulary", where=where)
         for entry in added:
             if not isinstance(entry, dict):
                 raise BadFile("an added token is no object", where=where, got=f"{entry}"[:80])
-            self._take([(entry.get("content"), entry.get("id"))], where)
+            self._ids.take([(entry.get("content"), entry.get("id"))], where)
             self._added[entry["content"]] = entry
         kind = model.get("type")
         return kind if isinstance(kind, str) else ("Unigram" if isinstance(vocab, list) else "BPE")
@@ -128,19 +127,19 @@ class _Reader:
     def _slow(self) -> str | None:
         vocab = self._json("vocab.json")
         if vocab is not None:
-            self._take(vocab.items(), "vocab.json")
+            self._ids.take(vocab.items(), "vocab.json")
             return "BPE"
         if self._has("vocab.txt"):
             text = self._text("vocab.txt").removesuffix("\n")
             if text.count("\n") >= MOST_TOKENS:
                 raise BadFile(f"over {MOST_TOKENS} tokens", where="vocab.txt")
             lines = text.split("\n")
-            self._take(((t.rstrip("\r"), n) for n, t in enumerate(lines)), "vocab.txt")
+            self._ids.take(((t.rstrip("\r"), n) for n, t in enumerate(lines)), "vocab.txt")
             return "WordPiece"
         for name in SENTENCEPIECE:
             if self._has(name):
                 found = pieces(self._bytes(name, _MOST_PIECES), name)
-                self._take(((piece, number) for number, piece in enumerate(found)), name)
+                self._ids.take(((piece, number) for number, piece in enumerate(found)), name)
                 return "Unigram"
         return None
 
@@ -153,34 +152,8 @@ class _Reader:
         for number, entry in decoder.items():
             if not (number.isdecimal() and len(number) < 20 and isinstance(entry, dict)):
                 raise BadFile("an added token has no id", where=where, got=f"{number!r}"[:80])
-            self._take([(entry.get("content"), int(number))], where)
+            self._ids.take([(entry.get("content"), int(number))], where)
             self._added.setdefault(entry["content"], entry)
-
-    def _take(self, pairs: Iterable[tuple[Any, Any]], where: str) -> None:
-        """Add tokens and their ids; raise BadFile for what cannot be one."""
-        ids, tokens = self._ids, self._tokens
-        for token, number in pairs:
-            if type(token) is not str or type(number) is not int or not 0 <= number < MOST_TOKENS:
-                raise BadFile(
-                    "a token's id is not a row of an embedding",
-                    where=where,
-                    expected=f"a text, and an integer from 0 to {MOST_TOKENS - 1}",
-                    got=f"{token!r}: {number!r}"[:80],
-                )
-            if ids.setdefault(token, number) != number:
-                raise BadFile(
-                    f"the token {token!r} has two ids",
-                    where=where,
-                    got=f"{ids[token]} and {number}",
-                )
-            if tokens.setdefault(number, token) != token:
-                raise BadFile(
-                    f"the id {number} is that of two tokens",
-                    where=where,
-                    got=f"{tokens[number]!r} and {token!r}",
-                    remedy="save the tokenizer again: in transformers,"
-                    " AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
-                )
 
     def _has(self, name: str) -> bool:
         return self._files.exists(self._folder / name)

@@ -13,15 +13,17 @@ from deltakit_cli.main import build
 from tests.cli.running import deltakit, on_terminal
 
 
-def run(*args: str) -> str:
-    done = CliRunner().invoke(build(["strategies", "ls"]), ["strategies", *args])
+def run(*args: str, columns: int = 300) -> str:
+    done = CliRunner(env={"COLUMNS": str(columns)}).invoke(
+        build(["strategies", "ls"]), ["strategies", *args]
+    )
     assert done.exit_code == 0, done.output
     return done.stdout
 
 
 def test_every_strategy_has_a_line():
     lines = run().splitlines()
-    first = [line.split()[0] for line in lines if line.strip()]
+    first = [line.split()[0] for line in lines if line.strip() and line[0] != " "]
     every = [*strategies.names(), *strategies.masks.names(), *strategies.weights.names()]
     assert sorted(name for name in first if name in every) == sorted(every)
     klf = next(line for line in lines if line.startswith("klf "))
@@ -34,6 +36,13 @@ def test_the_list_fits_a_terminal_and_loses_no_word(tmp_path: Path):
     lines = [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in shown.splitlines()]
     assert max(map(len, lines)) <= 80
     assert "…" not in shown
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_list_wraps_where_it_is_piped_too_and_loses_no_word(columns: int):
+    wide, shown = run(), run(columns=columns)
+    assert columns - 10 < max(map(len, shown.splitlines())) <= columns
+    assert sorted(wide.split()) == sorted(shown.split())
 
 
 EVERY = [

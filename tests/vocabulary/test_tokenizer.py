@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltakit.errors import BadFile, DeltakitError
-from deltakit.vocabulary.tokenizer import MOST_TOKENS, Tokenizer
+from deltakit.vocabulary.ids import MOST_TOKENS
+from deltakit.vocabulary.tokenizer import Tokenizer
 from tests.vocabulary.worded import tokenizer_json, write_tokenizer
 
 

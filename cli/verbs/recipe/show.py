@@ -60,7 +60,7 @@ def _show(recipe: Recipe, seen: Stacked, rows: list[Row]) -> None:
     rules = f", {things(len(recipe.rules), 'rule')}" if recipe.rules else ""
     names = ", ".join(task.name for task in recipe.tasks)
     how = f"{recipe.strategy} of {names} onto" if recipe.merges else "layers stacked on"
-    say(f"{how} {seen.base.path}: {things(len(rows), 'tensor')}{rules}")
+    say(f"{how} {seen.base.label}: {things(len(rows), 'tensor')}{rules}")
     if seen.stack is not None:
         say()
         show_slices(recipe, seen.stack)

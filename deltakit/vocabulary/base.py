@@ -1,16 +1,12 @@
-"""A base and its experts as a merge reads them, every embedding in the output's vocabulary."""
+"""The base as a merge reads it, every embedding in the output's vocabulary."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deltakit.delta_source import DeltaSource, ModelDelta
-from deltakit.lazy import LazyDelta
-from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
@@ -50,12 +46,12 @@ class MatchedBase(TensorSource):
 
     def __init__(
         self,
-        base: Checkpoint,
+        base: TensorSource,
         infos: Mapping[str, TensorInfo],
         tensors: Mapping[str, Rows],
         donors: Donors,
     ) -> None:
-        self.checkpoint, self.label = base, base.label
+        self._base, self.label = base, base.label
         self._infos = {**base.infos, **infos}
         self._tensors, self._donors = tensors, donors
         self._means: dict[str, Tensor] = {}
@@ -66,35 +62,22 @@ class MatchedBase(TensorSource):
         return self._infos
 
     @property
-    def path(self) -> Path:
-        return self.checkpoint.path
-
-    @property
-    def folder(self) -> Path:
-        """The folder that holds the base's config and tokenizer."""
-        return self.checkpoint.folder
-
-    def config(self) -> dict[str, Any]:
-        """Return the base's config.json."""
-        return self.checkpoint.config()
-
-    @property
     def files(self) -> Sequence[SafetensorsFile]:
-        return self.checkpoint.files
+        return self._base.files
 
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         import torch
 
         rows = self._tensors.get(name)
         if rows is None:
-            self.checkpoint.read(name, start, buffer)
+            self._base.read(name, start, buffer)
             return
         info = self._infos[name]
         size, width = itemsize(info.dtype), width_of(info)
         begin, end = start // size, (start + len(buffer)) // size
         for low, high, at in rows.places(begin, end, width):
             part = buffer[(low - begin) * size : (high - begin) * size]
-            self.checkpoint.read(name, at * size, part)
+            self._base.read(name, at * size, part)
         for low, high, row, offset in rows.pieces(begin, end, width):
             if rows.base[row] == NONE:
                 made = self._made(name, rows, row, offset, high - low, width)
@@ -135,82 +118,8 @@ class MatchedBase(TensorSource):
                     first, last = int(some[0]), int(some[-1]) + 1
                     for low in range(first, last, step):
                         high = min(last, low + step)
-                        block = self.checkpoint.block(name, low * width, high * width, raw)
+                        block = self._base.block(name, low * width, high * width, raw)
                         kept = some[(some >= low) & (some < high)] - low
                         total += block.view(-1, width).double()[kept].sum(dim=0)
                 self._means[name] = total / max(1, len(known))
             return self._means[name]
-
-
-class MatchedDelta(DeltaSource):
-    """An expert's delta with the output's rows: zero where it or the base has no such token.
-
-    `seen` is the base as the expert itself knows it, with the expert's own number of rows.
-    """
-
-    def __init__(
-        self, inner: DeltaSource, expert: int, seen: TensorSource, tensors: Mapping[str, Rows]
-    ) -> None:
-        self.inner, self.label, self.seen = inner, inner.label, seen
-        self._expert, self._tensors = expert, tensors
-
-    def check_base(self, base: TensorSource) -> list[str]:
-        return self.inner.check_base(self.seen)
-
-    def changes(self, name: str) -> bool:
-        return self.inner.changes(name)
-
-    def block_into(self, out: Tensor, name: str, start: int, base: Tensor) -> None:
-        rows = self._tensors.get(name)
-        if rows is None:
-            self.inner.block_into(out, name, start, base)
-            return
-        out.zero_()
-        width = width_of(self.seen.infos[name])
-        for low, high, at in rows.places(start, start + out.numel(), width, self._expert):
-            part = slice(low - start, high - start)
-            self.inner.block_into(out[part], name, at, base[part])
-
-    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
-        rows = self._tensors.get(name)
-        if rows is None:
-            return self.inner.lazy_block(name, start, base, raw)
-        count, width = base.numel(), width_of(self.seen.infos[name])
-        places = list(rows.places(start, start + count, width, self._expert))
-        there = sum(high - low for low, high, _ in places)
-        if there < count or not isinstance(self.inner, ModelDelta):
-            return super().lazy_block(name, start, base, raw)
-        # All rows are there: they are read to one place, and computed on together.
-        dtype = torch_dtype(self.inner.tuned.infos[name].dtype)
-        stored, size = raw[: count * dtype.itemsize], dtype.itemsize
-        into = memoryview(stored.numpy())
-        for low, high, at in places:
-            part = into[(low - start) * size : (high - start) * size]
-            self.inner.tuned.read(name, at * size, part)
-        return LazyDelta(stored.view(dtype), base.stored)
-
-    @property
-    def files(self) -> Sequence[SafetensorsFile]:
-        return self.inner.files
-
-    def check_unchanged(self) -> None:
-        self.inner.check_unchanged()
-
-
-class Resized(TensorSource):
-    """A source some of whose tensors are said to have another shape; nothing of them is read."""
-
-    def __init__(self, source: TensorSource, infos: Mapping[str, TensorInfo]) -> None:
-        self._source, self.label = source, source.label
-        self._infos = {**source.infos, **infos}
-
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]:
-        return self._infos
-
-    def read(self, name: str, start: int, buffer: memoryview) -> None:
-        self._source.read(name, start, buffer)
-
-    @property
-    def files(self) -> Sequence[SafetensorsFile]:
-        return self._source.files
