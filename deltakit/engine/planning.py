@@ -35,6 +35,7 @@ from deltakit.provenance import ModelTable
 from deltakit.recipe import Effective, Recipe
 from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.quantised import refuse_scaled
 from deltakit.tensors.source import TensorSource
 
@@ -106,7 +107,7 @@ def make_plan(
         check_one_precision(group, source)
         if any(method.needs_importance for method in group.methods):
             check_common(experts, maps, source, group.names)
-    facts = _facts(every, effective, [*earlier_scores(before), *maps] if maps else [])
+    facts = _facts(every, effective, source.infos, [*earlier_scores(before), *maps] if maps else [])
     keeping = None
     if keep_state:
         keeping = plan_keeping(recipe, groups, effective, source.infos, maps, facts, before)
@@ -144,14 +145,18 @@ def make_plan(
 
 
 def _facts(
-    groups: Sequence[Group], effective: Mapping[str, Effective], maps: Sequence[Scores]
+    groups: Sequence[Group],
+    effective: Mapping[str, Effective],
+    infos: Mapping[str, TensorInfo],
+    maps: Sequence[Scores],
 ) -> dict[str, Any]:
     """Return what strategies find of a whole model beforehand, of each rule's parameters."""
     facts: dict[str, Any] = {}
     for group in groups if maps else ():
+        shapes = {name: infos[name].shape for name in group.names}
         for method in group.methods:
             if method.needs_importance:
-                found = method.prepare(maps, group.names)
+                found = method.prepare(maps, shapes)
                 own = (name for name in group.names if effective[name].method is method)
                 facts |= {name: found[name] for name in own if name in found}
     return facts

@@ -21,9 +21,22 @@ def with_layer(name: str, number: int) -> str:
     >>> with_layer("model.layers.12.mlp.up_proj.weight", 3)
     'model.layers.3.mlp.up_proj.weight'
     """
+    return _with(name, str(number))
+
+
+def without_layer(name: str) -> str:
+    """Return what parameters that differ only in their layer's number have in common.
+
+    >>> without_layer("model.layers.12.mlp.up_proj.weight"), without_layer("lm_head.weight")
+    ('model.layers.*.mlp.up_proj.weight', 'lm_head.weight')
+    """
+    return name if layer(name) is None else _with(name, "*")
+
+
+def _with(name: str, number: str) -> str:
     parts = name.split(".")
     at = next(i for i, part in enumerate(parts) if part.isascii() and part.isdigit())
-    return ".".join([*parts[:at], str(number), *parts[at + 1 :]])
+    return ".".join([*parts[:at], number, *parts[at + 1 :]])
 
 
 def depths(names: Iterable[str]) -> dict[str, float]:

@@ -1,24 +1,34 @@
-"""What KlF must know of all units before it fuses one: where each task's scores begin and end.
+"""Where one task's scores begin and end, and above what they are important.
 
-Normalised scores are raw ones less `low`, over `span`, and a cumulative score is a chain of such
-steps. So a handful of numbers a task tells how any unit is fused, and maps of single entries are
-never held a second time.
+Normalised scores are raw ones less `low`, over `span`: three numbers of all units tell how any
+one is fused, and maps of single entries are never held a second time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from deltakit.magnitudes import from_top
 from deltakit.trim import find_cut
 
 if TYPE_CHECKING:
     import numpy as np
 
-# All units, in blocks: (tasks, units of the block) float64.
-Blocks = Callable[[], Iterable["np.ndarray"]]
+
+class Units(NamedTuple):
+    """Some units: scores float64, (tasks, units) or one task's (units,)."""
+
+    scores: np.ndarray
+    sizes: np.ndarray | None = None  # (units,) entries in each; None where each counts as one
+
+
+# All units, in blocks; called anew for each pass.
+Blocks: TypeAlias = Callable[[], Iterable[Units]]
+
+_DIGIT = 16
 
 
 @dataclass(frozen=True)
@@ -43,75 +53,70 @@ class Level:
         return normalised > self.threshold
 
 
-def level_of(values: Callable[[], Iterator[np.ndarray]], quantile: float | None) -> Level:
-    """Return the level of scores that come in blocks; without a quantile nothing is important.
+def level_of(units: Blocks, quantile: float | None) -> Level:
+    """Return the level of one task's scores; without a quantile nothing is important.
 
-    The quantile is of the normalised scores, between two of them by linear interpolation.
+    >>> import numpy as np
+    >>> level_of(lambda: [Units(np.array([0.0, 1.0, 3.0, 4.0]))], 0.5)
+    Level(low=0.0, span=4.0, threshold=0.5)
+    >>> level_of(lambda: [Units(np.array([0.0, 1.0, 3.0, 4.0]), np.array([1, 1, 1, 9]))], 0.5)
+    Level(low=0.0, span=4.0, threshold=1.0)
+
+    The quantile is of the normalised scores, between two of them by linear interpolation; a unit
+    with a size counts as often as it has entries, as in numpy.quantile(numpy.repeat(..)).
     """
-    low, high, count = math.inf, -math.inf, 0
-    for block in values():
-        if len(block):
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-            count += len(block)
+    low, high, count, sized = math.inf, -math.inf, 0, False
+    for scores, sizes in units():
+        if len(scores):
+            low, high = min(low, float(scores.min())), max(high, float(scores.max()))
+            count += len(scores) if sizes is None else int(sizes.sum())
+            sized |= sizes is not None
     level = Level(low, high - low)
     if quantile is None or not count:
         return level
+    ranked = _ranked_by_size if sized else _ranked
     below = min(math.floor((count - 1) * quantile), count - 1)
     between = (count - 1) * quantile - below
-    lower = _ranked(level, values, count - below)
-    upper = _ranked(level, values, count - below - 1) if between > 0.0 else lower
+    lower = ranked(level, units, count - below)
+    upper = ranked(level, units, count - below - 1) if between > 0.0 else lower
     return Level(low, high - low, lower + (upper - lower) * between)
 
 
-def _ranked(level: Level, values: Callable[[], Iterator[np.ndarray]], rank: int) -> float:
+def of_task(blocks: Blocks, task: int) -> Blocks:
+    """Return one task's scores of all units."""
+
+    def found() -> Iterator[Units]:
+        return (Units(scores[task], sizes) for scores, sizes in blocks())
+
+    return found
+
+
+def _ranked(level: Level, units: Blocks, rank: int) -> float:
     """Return the normalised score that is the `rank`-th largest."""
     import torch
 
     return find_cut(
-        lambda: (torch.from_numpy(level.norm(block)) for block in values()), rank
+        lambda: (torch.from_numpy(level.norm(scores)) for scores, _ in units()), rank
     ).threshold
 
 
-@dataclass(frozen=True)
-class Levels:
-    """The levels of each task, and of what was cumulative when it came.
+def _ranked_by_size(level: Level, units: Blocks, rank: int) -> float:
+    """Return what `_ranked` does where a unit counts as often as it has entries.
 
-    before[k] is of the cumulative scores that task k meets; the first task meets none.
+    The bit patterns of scores, which are not negative, order as the scores do: found digit by
+    digit from the first, so that units are counted and not held.
     """
+    import numpy as np
 
-    beta: float
-    now: Sequence[Level]
-    before: Sequence[Level] = ()
-
-    def chain(self, scores: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (before, now), both normalised, for each task from the second: (units,) each."""
-        cumulative = scores[0]
-        for k in range(1, len(scores)):
-            p, c = self.before[k].norm(cumulative), self.now[k].norm(scores[k])
-            yield p, c
-            cumulative = self.beta * p + (1.0 - self.beta) * c
-
-
-def joint_levels(blocks: Blocks, tasks: int, quantile: float | None) -> Levels:
-    """Return the levels of each task's own scores."""
-    return Levels(0.0, [level_of(_of_task(blocks, k), quantile) for k in range(tasks)])
-
-
-def chained_levels(blocks: Blocks, tasks: int, quantile: float | None, beta: float) -> Levels:
-    """Return the levels of each task's scores and of the cumulative ones before it."""
-    now = joint_levels(blocks, tasks, quantile).now
-    before = [now[0]]
-    for k in range(1, tasks):
-        so_far = Levels(beta, now, before)
-
-        def cumulative(k: int = k, so_far: Levels = so_far) -> Iterator[np.ndarray]:
-            for scores in blocks():
-                *_, (p, c) = [(scores[0], scores[0]), *so_far.chain(scores[:k])]
-                yield scores[0] if k == 1 else beta * p + (1.0 - beta) * c
-
-        before.append(level_of(cumulative, quantile))
-    return Levels(beta, now, before)
-
-
-def _of_task(blocks: Blocks, task: int) -> Callable[[], Iterator[np.ndarray]]:
-    return lambda: (scores[task] for scores in blocks())
+    prefix = 0
+    for shift in range(64 - _DIGIT, -1, -_DIGIT):
+        counts = np.zeros(1 << _DIGIT)
+        for scores, sizes in units():
+            bits = level.norm(scores).view(np.int64) >> shift
+            here = bits >> _DIGIT == prefix
+            digits = bits[here] & ((1 << _DIGIT) - 1)
+            each = None if sizes is None else sizes[here]
+            counts += np.bincount(digits, each, minlength=1 << _DIGIT)
+        digit, above = from_top(counts, rank)
+        prefix, rank = prefix << _DIGIT | digit, rank - above
+    return float(np.int64(prefix).view(np.float64))

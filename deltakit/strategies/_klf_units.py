@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadValue, NamesDiffer, some
-from deltakit.strategies._strategy import Scores
+from deltakit.strategies._depth import without_layer
+from deltakit.strategies._klf_levels import Units
+from deltakit.strategies._strategy import Scores, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,12 +66,33 @@ def means(scores: Sequence[Scores], units: Sequence[str]) -> np.ndarray:
     return np.array(table, dtype=np.float64)
 
 
-def unit_blocks(scores: Sequence[Scores], units: Sequence[str]) -> Iterator[np.ndarray]:
-    """Yield the scores of all units, parameter by parameter: (tasks, units) float64."""
+def kinds(names: Iterable[str]) -> list[list[str]]:
+    """Return names by the kind of module: those that differ in the number of their layer alone.
+
+    >>> kinds(["layers.0.q.weight", "layers.0.q.bias", "layers.1.q.weight", "norm.weight"])
+    [['layers.0.q.weight', 'layers.1.q.weight'], ['layers.0.q.bias'], ['norm.weight']]
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(without_layer(name), []).append(name)
+    return list(found.values())
+
+
+def unit_blocks(
+    scores: Sequence[Scores], units: Sequence[str], shapes: Mapping[str, Shape] | None
+) -> Iterator[Units]:
+    """Yield the scores of all units, parameter by parameter: (tasks, units) float64.
+
+    With shapes each unit comes with its size: the entries of its parameter, shared out evenly.
+    """
+    import numpy as np
     import torch
 
     for name in units:
         each = [task[name].reshape(-1) for task in scores]
         for start in range(0, len(each[0]), _BLOCK):
             rows = [row[start : start + _BLOCK].double() for row in each]
-            yield torch.stack(rows).numpy()
+            sizes = None
+            if shapes is not None:
+                sizes = np.full(len(rows[0]), math.prod(shapes[name]) // len(each[0]))
+            yield Units(torch.stack(rows).numpy(), sizes)

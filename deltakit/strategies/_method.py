@@ -12,7 +12,7 @@ from deltakit.errors import BadValue
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Unit
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining, Scores, Strategy
+from deltakit.strategies._strategy import Combining, Scores, Shape, Strategy
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 from deltakit.strategies._whole import Whole
@@ -90,9 +90,9 @@ class Method:
         """What the tasks' importance maps must hold."""
         return self.strategy.statistic
 
-    def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
+    def prepare(self, scores: Sequence[Scores], shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
         """Return the strategy's whole-model fact for each parameter."""
-        return self.strategy.prepare(scores, names)
+        return self.strategy.prepare(scores, shapes)
 
     def look(self, whole: Whole, expert: int) -> None:
         """Find ahead what `merge` will ask of a whole parameter about one expert."""

@@ -20,6 +20,7 @@ Family = Literal["linear", "election", "sphere", "importance", "matrix"]
 
 # task's scores: parameter name -> importance of its units, shape () for tensor units
 Scores = Mapping[str, "Tensor"]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Strategy(Settings, ABC):
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise BadValue for tasks that do not fit the settings."""
 
-    def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
+    def prepare(self, scores: Sequence[Scores], shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
         """Return a whole-model fact for each parameter, before the first is merged.
 
-        `scores` holds one importance map a task, in their order; `names` the parameters merged.
+        `scores` holds one importance map a task, in their order; `shapes` the parameters merged.
         The fact of a parameter reaches `merge` as `stack.fact`.
         """
         return {}

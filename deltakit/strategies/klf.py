@@ -5,7 +5,8 @@
 >>> klf = get("klf")
 >>> one = {"a": torch.tensor(0.0), "b": torch.tensor(1.0)}  # the importance of parameters a and b
 >>> two = {"a": torch.tensor(1.0), "b": torch.tensor(0.0)}
->>> shares = klf.prepare([one, two], ["a", "b"])  # of each task when it comes
+>>> shapes = {"a": (2,), "b": (2,)}
+>>> shares = klf.prepare([one, two], shapes)  # of each task when it comes
 >>> shares["a"], shares["b"]
 ([1.0, 1.0], [1.0, 0.0])
 >>> klf.merge(Stack(torch.tensor([[1.0, 2.0], [3.0, -2.0]]), name="a", fact=shares["a"]))
@@ -15,18 +16,21 @@ tensor([ 3., -2.])
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit.combination import Combination
 from deltakit.errors import BadValue
-from deltakit.strategies._klf_levels import Blocks, Levels, chained_levels, joint_levels
-from deltakit.strategies._klf_units import check_alike, common_units, means, unit_blocks
+from deltakit.strategies._klf_chain import Arrivals, Levels, Meeting, found_levels
+from deltakit.strategies._klf_levels import Blocks, Units
+from deltakit.strategies._klf_units import check_alike, common_units, kinds, means, unit_blocks
 from deltakit.strategies._scores import entry_scores
 from deltakit.strategies._settings import Positive, Share
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining, Scores
+from deltakit.strategies._strategy import Combining, Scores, Shape
 from deltakit.strategies._streaming import Running, Streaming, joined
 from deltakit.tensors.header import TensorInfo
 
@@ -49,6 +53,14 @@ class Klf(Combining, Streaming):
     reference code's, 0.15 is also reported. units: a skill unit is what the maps score, a parameter
     tensor, a row or a single entry ("map"), or each parameter by its mean score ("tensor"). A
     parameter that no map scores is averaged.
+
+    Three options, none of them the paper's, make importance bite. within: normalise and rank among
+    all units of the "model", or among those of one "kind", parameters whose names differ in the
+    layer's number alone; a kind of a single unit is important to nobody. share: the `quantile` is
+    over "units", or over "parameters", each bearing its unit's score, so that at most that share
+    of the numbers is important and not of the tensors. contrast: compare not importance but its
+    ratio to the mean over the tasks, each map divided by its largest score first; sequential: over
+    the tasks up to the one that comes, so that a task can be added later.
     """
 
     fusion: Literal["static", "adaptive"] = "static"
@@ -59,6 +71,9 @@ class Klf(Combining, Streaming):
     beta: Share = 0.7
     tau: Positive = 0.25
     neither: Literal["half", "running_mean"] = "half"
+    within: Literal["model", "kind"] = "model"
+    share: Literal["units", "parameters"] = "units"
+    contrast: bool = False
 
     family = "importance"
     formula = "per skill unit: a prev + (1 - a) new, a by importance before and now"
@@ -76,71 +91,86 @@ class Klf(Combining, Streaming):
     def combines(self) -> Literal["mean", "sum"]:
         return "mean"
 
-    def prepare(self, scores: Sequence[Scores], names: Sequence[str]) -> Mapping[str, Any]:
-        units = common_units(scores, names)
+    def prepare(self, scores: Sequence[Scores], shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
+        units = common_units(scores, list(shapes))
         if self.order == "joint":
             unscored = [1 / len(scores)] * len(scores)
         else:
             unscored = [1 / k for k in range(1, len(scores) + 1)]
-        facts: dict[str, Any] = dict.fromkeys(names, unscored)
-        if self.units == "map" and any(task[n].numel() != 1 for task in scores for n in units):
+        facts: dict[str, Any] = dict.fromkeys(shapes, unscored)
+        sized = shapes if self.share == "parameters" else None
+        finer = self.units == "map" and any(task[n].numel() != 1 for task in scores for n in units)
+        if finer:
             check_alike(scores, units)
-            levels = self._levels(lambda: unit_blocks(scores, units), len(scores))
-            return {**facts, **dict.fromkeys(units, levels)}
-        table = means(scores, units)  # (tasks, units)
-        shares = self.coefficients(table) if self.order == "joint" else self.arriving(table)
-        facts.update({name: shares[:, unit].tolist() for unit, name in enumerate(units)})
+        for names in self.compared(units):
+            if finer:
+                blocks = partial(unit_blocks, scores, names, sized)
+                facts |= dict.fromkeys(names, self._levels(blocks, len(scores)))
+                continue
+            table = means(scores, names)  # (tasks, units)
+            sizes = [math.prod(shapes[name]) for name in names]
+            joint = self.order == "joint"
+            shares = (self.coefficients if joint else self.arriving)(table, sizes)
+            facts |= {name: shares[:, unit].tolist() for unit, name in enumerate(names)}
         return facts
 
-    def coefficients(self, scores: np.ndarray) -> np.ndarray:
+    def compared(self, names: Sequence[str]) -> list[list[str]]:
+        """Return names in groups: the units of a group are normalised and ranked together."""
+        return kinds(names) if self.within == "kind" else [list(names)]
+
+    def coefficients(self, scores: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
         """Return each task's share of each unit, columns summing to 1: (tasks, units) float64."""
         if self.order == "joint":
-            return self._joint(self._levels(lambda: [scores], len(scores)), scores)
+            return self._joint(self._table_levels(scores, sizes), scores)
         shares = scores * 0.0
-        for k, current in enumerate(self.arriving(scores)):
+        for k, current in enumerate(self.arriving(scores, sizes)):
             shares *= 1.0 - current
             shares[k] = current
         return shares
 
-    def arriving(self, scores: np.ndarray) -> np.ndarray:
+    def arriving(self, scores: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
         """Return each task's share of each unit when it comes, what was before taking the rest.
 
         Of the sequential order: (tasks, units) float64, ones for the first task.
         """
-        return self._arriving(self._levels(lambda: [scores], len(scores)), scores)
+        return self._arriving(self._table_levels(scores, sizes), scores)
 
-    def _levels(self, blocks: Blocks, tasks: int) -> Levels:
+    def _table_levels(self, scores: np.ndarray, sizes: Sequence[int]) -> Levels | Arrivals:
+        import numpy as np
+
+        counted = np.array(sizes) if self.share == "parameters" else None
+        return self._levels(lambda: [Units(scores, counted)], len(scores))
+
+    def _levels(self, blocks: Blocks, tasks: int) -> Levels | Arrivals:
         quantile = self.quantile if self.fusion == "static" else None
-        if self.order == "joint":
-            return joint_levels(blocks, tasks, quantile)
-        return chained_levels(blocks, tasks, quantile, self.beta)
+        beta = self.beta if self.order == "sequential" else None
+        return found_levels(blocks, tasks, quantile, beta, self.contrast)
 
-    def _arriving(self, levels: Levels, scores: np.ndarray) -> np.ndarray:
+    def _arriving(self, levels: Levels | Arrivals, scores: np.ndarray) -> np.ndarray:
         import numpy as np
 
         shares = np.ones_like(scores)
-        for k, (p, c) in enumerate(levels.chain(scores), start=1):
-            important = levels.before[k].important(p), levels.now[k].important(c)
-            shares[k] = self._current_share(p, c, important, k + 1)
+        for k, meeting in enumerate(levels.meetings(scores), start=1):
+            shares[k] = self._current_share(meeting, k + 1)
         return shares
 
-    def _current_share(
-        self, p: np.ndarray, c: np.ndarray, important: tuple[np.ndarray, np.ndarray], k: int
-    ) -> np.ndarray:
+    def _current_share(self, met: Meeting, k: int) -> np.ndarray:
         """Return the weight of the current task's unit; what came before gets the rest."""
         import numpy as np
 
         if self.fusion == "adaptive":
             with np.errstate(over="ignore"):  # a tiny tau: exp(inf) gives the shares 0 and 1 meant
-                return 1.0 / (1.0 + np.exp((p - c) / self.tau))
-        before, now = important
+                return 1.0 / (1.0 + np.exp((met.before - met.now) / self.tau))
+        before, now = met.important_before, met.important_now
         nobody = 0.5 if self.neither == "half" else 1.0 / k
         return np.select([before & now, now, before], [1.0 - self.gamma, 1.0, 0.0], nobody)
 
-    def _joint(self, levels: Levels, scores: np.ndarray) -> np.ndarray:
+    def _joint(self, levels: Levels | Arrivals, scores: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        c = np.stack([level.norm(row) for level, row in zip(levels.now, scores, strict=True)])
+        assert isinstance(levels, Levels)  # nobody arrives
+        seen = levels.seen(scores)
+        c = np.stack([level.norm(row) for level, row in zip(levels.now, seen, strict=True)])
         if self.fusion == "adaptive":
             with np.errstate(over="ignore"):
                 raised = np.exp((c - c.max(axis=0)) / self.tau)
@@ -184,7 +214,7 @@ class Klf(Combining, Streaming):
         return running["sum"]
 
     def combination(self, stack: Stack) -> Combination:
-        if isinstance(stack.fact, Levels):
+        if isinstance(stack.fact, (Levels, Arrivals)):
             return Combination.sum(self._by_entry(stack)[None], [1.0])
         if self.order == "joint":
             return Combination.sum(stack.lazy, stack.fact)

@@ -47,7 +47,8 @@ def by_hand(folder: Path, made: Recipe, scores: Any = None) -> dict[str, torch.T
     names = [task.name for task in made.tasks]
     base, tuned = weights(folder / "base"), [weights(folder / name) for name in names]
     where = depths(base)
-    facts = method.prepare([scores[name] for name in names], sorted(base)) if scores else {}
+    shapes = {name: tuple(before.shape) for name, before in base.items()}
+    facts = method.prepare([scores[name] for name in names], shapes) if scores else {}
     found = {}
     for name, before in base.items():
         stack = Stack(

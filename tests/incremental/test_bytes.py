@@ -129,3 +129,21 @@ def test_new_parameters_are_refused_where_they_alter_what_was_kept(
         maps = {"importance": [models / "b.scores.safetensors"]} if "importance" in more else {}
         with pytest.raises(BadValue, match="parameters that no earlier one does"):
             plan_onto(merged, [second], **maps)
+
+
+BITING = [
+    {"within": "kind"},
+    {"share": "parameters"},
+    {"contrast": True},
+    {"within": "kind", "share": "parameters", "contrast": True, "fusion": "adaptive"},
+]
+
+
+@pytest.mark.parametrize("options", BITING, ids="-".join)
+def test_klf_s_options_hold_for_the_tasks_that_are_added(
+    models: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    whole = at_once(models, "klf", "abcd", tmp_path / "w", keep_state=True, settings=options)
+    ab = at_once(models, "klf", "ab", tmp_path / "ab", keep_state=True, settings=options)
+    abc = onto(models, "klf", ab, "c", tmp_path / "abc")
+    assert contents(onto(models, "klf", abc, "d", tmp_path / "abcd")) == contents(whole)

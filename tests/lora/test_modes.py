@@ -228,6 +228,19 @@ def test_klf_gives_each_rank_to_the_task_it_matters_to(tmp_path):
     torch.testing.assert_close(product(tmp_path / "m", "q"), (b @ a).double())
 
 
+def test_klf_within_a_kind_ranks_a_module_among_its_like_in_other_layers():
+    modules = {"layers.0.q": [2, 2], "layers.1.q": [2, 2], "layers.0.o": [2, 2]}
+    first = {"layers.0.q": [0, 1], "layers.1.q": [2, 3], "layers.0.o": [90, 90]}
+    second = {"layers.0.q": [9, 1], "layers.1.q": [2, 3], "layers.0.o": [70, 80]}
+    maps = [{m: torch.tensor(s).float() for m, s in found.items()} for found in (first, second)]
+    mode = find("klf", {"within": "kind"})
+    shares = {m: share[1].tolist() for m, share in mode.prepare(modules, maps).items()}
+    assert shares == {"layers.0.q": [1, 0.5], "layers.1.q": [0.5, 0], "layers.0.o": [0.5, 1]}
+    assert mode.settings["within"] == "kind"
+    with pytest.raises(UnknownName, match="no setting 'share'"):
+        find("klf", {"share": "parameters"})
+
+
 def test_klf_needs_a_map_of_the_ranks_of_each_adapter(three, tmp_path):
     root, _ = three
     pair = members(root, (1.0, 1.0, 1.0))[:1] * 1

@@ -106,4 +106,4 @@ def facts(strategy: Strategy, experts: int, names: list[str], seed: int = 0) -> 
     """What `prepare` makes of random importance maps, for a strategy that needs them."""
     draws = np.random.default_rng(seed)
     maps = [{name: torch.tensor(draws.random()) for name in names} for _ in range(experts)]
-    return strategy.prepare(maps, names) if strategy.needs_importance else {}
+    return strategy.prepare(maps, dict.fromkeys(names, (2,))) if strategy.needs_importance else {}

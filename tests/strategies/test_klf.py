@@ -8,7 +8,8 @@ import torch
 
 from deltakit.errors import BadValue, NamesDiffer
 from deltakit.strategies import Stack, get
-from deltakit.strategies._klf_levels import chained_levels, joint_levels
+from deltakit.strategies._klf_chain import chained_levels, joint_levels
+from deltakit.strategies._klf_levels import Units
 from deltakit.strategies.klf import Klf
 from deltakit.tensors.header import TensorInfo
 
@@ -30,7 +31,7 @@ def klf(**settings: Any) -> Klf:
 
 def shares(*maps: Any, **settings: Any) -> np.ndarray:
     """Each task's share of each unit: (tasks, units)."""
-    return klf(**settings).coefficients(np.array(maps, dtype=np.float64))
+    return klf(**settings).coefficients(np.array(maps, dtype=np.float64), [1] * len(maps[0]))
 
 
 def fused(old: Any, new: Any, *maps: Any, **settings: Any) -> np.ndarray:
@@ -46,13 +47,13 @@ def close(got: np.ndarray, expected: Any) -> None:
 def normalise(scores: Any) -> np.ndarray:
     """One map, min-max normalised."""
     raw = np.array(scores, dtype=np.float64)
-    return joint_levels(lambda: [raw[None]], 1, None).now[0].norm(raw)
+    return joint_levels(lambda: [Units(raw[None])], 1, None).now[0].norm(raw)
 
 
 def cumulative(*maps: Any) -> np.ndarray:
     """What the task after two others meets."""
     scores = np.array([*maps, maps[0]], dtype=np.float64)
-    levels = chained_levels(lambda: [scores], 3, None, klf().beta)
+    levels = chained_levels(lambda: [Units(scores)], 3, None, klf().beta)
     return list(levels.chain(scores))[-1][0]
 
 
@@ -219,9 +220,14 @@ def scores(**values: float) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in values.items()}
 
 
+def vectors(*names: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of parameters of two entries each."""
+    return dict.fromkeys(names, (2,))
+
+
 def test_prepare_gives_each_parameter_the_shares_of_its_unit() -> None:
     maps = [scores(b=0.0, a=1.0), scores(a=0.0, b=5.0)]
-    facts = klf(fusion="adaptive").prepare(maps, ["a", "b"])
+    facts = klf(fusion="adaptive").prepare(maps, vectors("a", "b"))
     low, high = 1 / (1 + np.exp(4)), 1 / (1 + np.exp(-4))
     assert facts["a"] == pytest.approx([1.0, low])  # of what was there when it came
     assert facts["b"] == pytest.approx([1.0, high])
@@ -232,28 +238,28 @@ def test_prepare_gives_each_parameter_the_shares_of_its_unit() -> None:
 
 def test_parameters_in_no_map_are_averaged_and_do_not_enter_the_norm() -> None:
     maps = [scores(a=1.0, b=0.0), scores(a=0.0, b=5.0)]
-    facts = klf().prepare(maps, ["a", "b", "buffer"])
+    facts = klf().prepare(maps, vectors("a", "b", "buffer"))
     assert facts["buffer"] == [1.0, 0.5]
-    assert klf(order="joint").prepare(maps, ["a", "b", "buffer"])["buffer"] == [0.5, 0.5]
-    alone = klf().prepare(maps, ["a", "b"])
+    assert klf(order="joint").prepare(maps, vectors("a", "b", "buffer"))["buffer"] == [0.5, 0.5]
+    alone = klf().prepare(maps, vectors("a", "b"))
     assert {name: facts[name] for name in alone} == alone
 
 
 def test_units_that_are_not_merged_do_not_enter_the_norm() -> None:
     maps = [scores(a=1.0, b=0.0), scores(a=0.0, b=5.0)]
     with_head = [{**one, **scores(head=1e9)} for one in maps]
-    assert klf().prepare(with_head, ["a", "b"]) == klf().prepare(maps, ["a", "b"])
+    assert klf().prepare(with_head, vectors("a", "b")) == klf().prepare(maps, vectors("a", "b"))
 
 
 def test_a_parameter_missing_from_one_map_is_an_error_that_names_it() -> None:
     with pytest.raises(NamesDiffer, match="map of task 2 lacks") as refusal:
-        klf().prepare([scores(a=1.0, b=2.0), scores(a=1.0)], ["a", "b"])
+        klf().prepare([scores(a=1.0, b=2.0), scores(a=1.0)], vectors("a", "b"))
     assert "where:    b\n" in str(refusal.value)
 
 
 def test_maps_of_another_model_are_an_error() -> None:
     with pytest.raises(NamesDiffer, match="none of the model's parameters"):
-        klf().prepare([scores(x=1.0), scores(x=1.0)], ["a", "b"])
+        klf().prepare([scores(x=1.0), scores(x=1.0)], vectors("a", "b"))
 
 
 def finer(tasks: int, *shape: int, seed: int = 0) -> list[torch.Tensor]:
@@ -272,10 +278,12 @@ def test_units_of_a_finer_map_are_fused_one_by_one(words: dict[str, str], by: st
     for seed, (name, unit) in enumerate(units.items()):
         for found, values in zip(maps, finer(3, *unit, seed=seed), strict=True):
             found[name] = values
-    facts = strategy.prepare(maps, sorted(shapes))
+    facts = strategy.prepare(maps, shapes)
     table = np.array([np.concatenate([m[n].reshape(-1) for n in shapes]) for m in maps])
     of_unit = np.split(
-        strategy.coefficients(table), np.cumsum([np.prod(u) for u in units.values()])[:-1], axis=1
+        strategy.coefficients(table, [1] * table.shape[1]),
+        np.cumsum([np.prod(u) for u in units.values()])[:-1],
+        axis=1,
     )
     for (name, shape), shares in zip(shapes.items(), of_unit, strict=True):
         deltas = torch.from_numpy(np.random.default_rng(9).normal(size=(3, *shape)))
@@ -294,7 +302,8 @@ def test_units_of_a_finer_map_are_fused_one_by_one(words: dict[str, str], by: st
 def test_the_threshold_of_many_units_is_numpys_quantile() -> None:
     for count in (1, 2, 6, 101, 5000):
         table = np.random.default_rng(count).lognormal(size=(1, count))
-        level = joint_levels(lambda table=table: np.array_split(table, 3, axis=1), 1, 0.8).now[0]
+        parts = [Units(part) for part in np.array_split(table, 3, axis=1)]
+        level = joint_levels(lambda parts=parts: parts, 1, 0.8).now[0]
         normed = level.norm(table[0])
         assert level.threshold == pytest.approx(float(np.quantile(normed, 0.8)), abs=1e-15)
 
@@ -305,13 +314,13 @@ def test_finer_maps_by_tensor_are_fused_by_the_mean_of_each_parameter() -> None:
         {"a": torch.zeros(2), "b": torch.full((2, 2), 5.0)},
     ]
     coarse = [scores(a=2.0, b=0.0), scores(a=0.0, b=5.0)]
-    names = ["a", "b"]
+    names = vectors("a", "b")
     assert klf(units="tensor").prepare(maps, names) == klf().prepare(coarse, names)
 
 
 def test_maps_of_other_units_are_an_error_that_names_the_parameter() -> None:
     with pytest.raises(BadValue, match="same units of every task") as refusal:
-        klf().prepare([{"a": torch.ones(3)}, {"a": torch.ones(3, 2)}], ["a"])
+        klf().prepare([{"a": torch.ones(3)}, {"a": torch.ones(3, 2)}], {"a": (3, 2)})
     assert "where:    a\n" in str(refusal.value)
 
 

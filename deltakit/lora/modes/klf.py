@@ -15,6 +15,8 @@ from deltakit.strategies.klf import Klf as Strategy
 if TYPE_CHECKING:
     from torch import Tensor
 
+_NOT_HERE = {"units", "share"}  # a unit is a rank, and each counts as one
+
 
 @dataclass(frozen=True)
 class Klf(Mode):
@@ -22,7 +24,8 @@ class Klf(Mode):
 
     fuse: "factors" mixes rows of A and columns of B, as the paper does, cross terms included;
     "products" mixes the rank-1 products and returns the nearest matrix of the same rank. All
-    other settings are the strategy klf's. Needs an importance map of rank units for each adapter.
+    other settings are the strategy klf's, a module's kind its name without its layer's number.
+    Needs an importance map of rank units for each adapter.
     """
 
     fuse: Literal["factors", "products"] = "factors"
@@ -33,6 +36,8 @@ class Klf(Mode):
     beta: float = 0.7
     tau: float = 0.25
     neither: str = "half"
+    within: str = "model"
+    contrast: bool = False
     _strategy: Strategy = field(init=False, repr=False)
 
     needs_importance = True
@@ -42,13 +47,13 @@ class Klf(Mode):
     def __post_init__(self) -> None:
         if self.fuse not in ("factors", "products"):
             raise BadValue(f"fuse is {self.fuse!r}", expected="factors or products")
-        shared = {f.name for f in dataclasses.fields(Strategy)} - {"units"}
+        shared = {f.name for f in dataclasses.fields(Strategy)} - _NOT_HERE
         object.__setattr__(self, "_strategy", Strategy(**{n: getattr(self, n) for n in shared}))
 
     @property
     def settings(self) -> dict[str, Any]:
         table = dataclasses.asdict(self._strategy)
-        return {"fuse": self.fuse, **{k: v for k, v in table.items() if k != "units"}}
+        return {"fuse": self.fuse, **{k: v for k, v in table.items() if k not in _NOT_HERE}}
 
     def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
         if any(weight != 1.0 for weight in weights):
@@ -77,10 +82,14 @@ class Klf(Mode):
                         f" {module!r}",
                         remedy='capture it on the adapter: KlfImportance.attach(..., units="rank")',
                     )
-        table = [torch.cat([task[m].reshape(-1) for m in ranks]) for task in scores]
-        shares = torch.from_numpy(self._strategy.coefficients(torch.stack(table).double().numpy()))
-        widths = [found[0] for found in ranks.values()]
-        return dict(zip(ranks, shares.split(widths, dim=1), strict=True))
+        facts: dict[str, Any] = {}
+        for modules in self._strategy.compared(list(ranks)):
+            table = torch.stack([torch.cat([s[m].reshape(-1) for m in modules]) for s in scores])
+            each = [1] * table.shape[1]
+            shares = torch.from_numpy(self._strategy.coefficients(table.double().numpy(), each))
+            widths = [ranks[module][0] for module in modules]
+            facts |= dict(zip(modules, shares.split(widths, dim=1), strict=True))
+        return facts
 
     def merge(self, pack: Pack) -> Factors:
         import torch
