@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from deltakit.errors import DeltakitError, NonFinite, UnknownName, nearest
 from deltakit.lora.config import AdapterConfig
 from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
+from deltakit.lora.flat import flat_blocks
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
 
@@ -76,6 +77,14 @@ class Adapter:
     def label(self) -> str:
         return str(self.path)
 
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Its own names of all parameters that it changes, sorted."""
+        parts = self.parts.values()
+        weights = [f"{part.module}.weight" for part in parts]
+        biases = [f"{part.module}.bias" for part in parts if part.bias is not None]
+        return sorted({*weights, *biases, *self.whole, *self.rows})
+
     def part(self, module: str) -> Part:
         found = self.parts.get(module)
         if found is None:
@@ -114,6 +123,12 @@ class Adapter:
         """Return a tensor in its working dtype, checked to be finite."""
         dtype = working_dtype(self.source.infos[tensor].dtype)
         return self.checked(self.source[tensor].to(dtype), tensor)
+
+    def blocks(self, tensor: str) -> Iterator[Tensor]:
+        """Yield a tensor in flat blocks, as `read` would return them, in memory used again."""
+        dtype = working_dtype(self.source.infos[tensor].dtype)
+        for values in flat_blocks(self.source, tensor):
+            yield self.checked(values.to(dtype), tensor)
 
     def checked(self, values: Tensor, tensor: str) -> Tensor:
         """Return values of a tensor, or raise NonFinite."""

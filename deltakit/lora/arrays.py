@@ -32,6 +32,16 @@ def arrays(adapter: Adapter, module: str) -> Arrays:
     return Arrays(a.reshape(part.rank, -1), b.reshape(part.outputs, -1) * part.scaling)
 
 
+def distance(one: Arrays, two: Arrays | None = None) -> float:
+    """Return the Euclidean norm of a matrix, or of the difference of two: from small Grams."""
+    import numpy as np
+
+    a, b = (
+        (one.a, one.b) if two is None else (np.vstack([one.a, two.a]), np.hstack([one.b, -two.b]))
+    )
+    return float(max(0.0, ((b.T @ b) * (a @ a.T)).sum()) ** 0.5)
+
+
 def _read(adapter: Adapter, tensor: str) -> NDArray[float64]:
     import numpy as np
 

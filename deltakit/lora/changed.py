@@ -11,13 +11,13 @@ from deltakit.lora.adapter import Kind
 from deltakit.lora.cut import Size, Spectrum, decompose
 from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
+from deltakit.lora.flat import BLOCK, flat_blocks
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 1 << 20  # entries read at a time
 ROWS = 64  # of a delta that are compared at a time
 
 
@@ -64,10 +64,9 @@ class Changed:
 
         shape = base.infos[self.name].shape
         delta = torch.empty(prod(shape), dtype=working_dtype(base.infos[self.name].dtype))
-        for part, start in zip(delta.split(BLOCK), range(0, len(delta), BLOCK), strict=True):
-            raw = torch.empty(8 * len(part), dtype=torch.uint8)
-            part.copy_(tuned.block(self.name, start, start + len(part), raw))
-            part.sub_(base.block(self.name, start, start + len(part), raw).to(part.dtype))
+        both = (flat_blocks(source, self.name) for source in (tuned, base))
+        for part, theirs, ours in zip(delta.split(BLOCK), *both, strict=True):
+            part.copy_(theirs).sub_(ours.to(part.dtype))
         if not all_finite(delta):
             raise NonFinite("the delta holds NaN or infinity", where=self.name)
         delta = delta.reshape(shape[0] if shape else 1, -1)

@@ -14,6 +14,7 @@ from deltakit.lora.changed import Changed
 from deltakit.lora.checks import ModuleCheck
 from deltakit.lora.extraction import Extraction
 from deltakit.lora.factors import Factors, squared_norms
+from deltakit.lora.flat import flat_blocks
 from deltakit.lora.record import Lineage, Record, Report, new_adapter
 from deltakit.lora.survey import THREADS, Progress
 from deltakit.lora.write import AdapterWriter, Contents, NewPart
@@ -36,6 +37,8 @@ def extract(
     >>> extract(plan_extract("./base", "./tuned", size=Size(energy=0.9)), "./lora")
     ...                                                                   # doctest: +SKIP
     """
+    import torch  # noqa: F401  as in merge_adapters
+
     began = time.perf_counter()
     base, tuned = plan.base, plan.tuned
     lineage = Lineage("model", str(tuned.path), tuned.fingerprint(), 1.0)
@@ -62,7 +65,7 @@ def extract(
             run_all(do, iter(contents.parts), THREADS)
             for name in contents.whole:
                 own = name if name in tuned.infos else _embedding(plan.whole)
-                writer.write_whole(name, tuned[own or name])
+                writer.write_whole(name, flat_blocks(tuned, own or name))
         base.check_unchanged()
         tuned.check_unchanged()
         ordered = [checks[part.module] for part in contents.parts]

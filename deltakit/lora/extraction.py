@@ -76,6 +76,8 @@ def plan_extract(
     whole, dropped (told in the notes), or a reason to refuse. look: find singular values even
     where the choice does not need them, for `table`.
     """
+    import torch  # noqa: F401  as in merge_adapters
+
     began = time.perf_counter()
     size = size or Size()
     size.check()

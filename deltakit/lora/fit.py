@@ -9,9 +9,11 @@ from typing import NoReturn
 from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, nearest, some
 from deltakit.lora.adapter import Adapter, Part
 from deltakit.lora.kohya import unflatten
+from deltakit.lora.tied import repeated
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.quantised import refuse_quantised, refuse_scaled
 from deltakit.tensors.source import TensorSource
+from deltakit.tensors.tied import is_embedding, is_head, ties_embeddings
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def fit(adapter: Adapter, base: TensorSource) -> Fit:
     quantised base, BadValue for what a base with tied embeddings cannot hold.
     """
     notes: list[str] = []
-    wanted = _parameters(adapter)
+    wanted = adapter.parameters
     refuse_quantised(base, wanted)  # some ways to quantise take the weight's name away
     if adapter.flat:
         modules = [n.removesuffix(".weight") for n in base.infos if n.endswith(".weight")]
@@ -44,51 +46,34 @@ def fit(adapter: Adapter, base: TensorSource) -> Fit:
             f"{flat}.weight": f"{m}.weight" for flat, m in unflatten(adapter.parts, modules).items()
         }
     else:
-        copies = _tied_copies(adapter, base)
+        copies = repeated([name for name in wanted if name not in base.infos], adapter)
         names = _names([n for n in wanted if n not in copies], adapter, base, notes)
         notes += [f"{adapter.label}: {name} is tied to {of}" for name, of in copies.items()]
     refuse_quantised(base, names.values())
     weights: dict[str, tuple[Part, bool]] = {}
     biases: dict[str, Part] = {}
     for part in adapter.parts.values():
+        if f"{part.module}.weight" not in names:  # the other end of a tie: it goes in once
+            continue
         target = names[f"{part.module}.weight"]
         weights[target] = part, _is_transposed(part, target, adapter, base)
-        if part.kind == "embedding" and _ties_head(base):
-            notes.append(f"{adapter.label}: the head is tied to {target} and changes with it")
         if part.bias is not None:
             target = names[f"{part.module}.bias"]
             _check_shape(target, (part.outputs,), adapter, base)
             biases[target] = part
     whole = {names[name]: name for name in adapter.whole if name in names}
+    if _ties_head(base) and not any(map(is_head, wanted)):
+        notes += [
+            f"{adapter.label}: the head is tied to {target} and changes with it"
+            for target in sorted({*weights, *whole})
+            if is_embedding(target)
+        ]
     for target, name in whole.items():
         _check_shape(target, adapter.source.infos[adapter.whole[name]].shape, adapter, base)
     rows = {names[name]: name for name in adapter.rows}
     for target, name in rows.items():
         _check_rows(target, name, adapter, base)
     return Fit(weights, biases, whole, rows, notes)
-
-
-def _parameters(adapter: Adapter) -> list[str]:
-    """Return the adapter's own names of all parameters that it changes."""
-    parts = adapter.parts.values()
-    weights = [f"{part.module}.weight" for part in parts]
-    biases = [f"{part.module}.bias" for part in parts if part.bias is not None]
-    return sorted({*weights, *biases, *adapter.whole, *adapter.rows})
-
-
-def _tied_copies(adapter: Adapter, base: TensorSource) -> dict[str, str]:
-    """Return whole tensors the base lacks that repeat another one: the other end of a tie."""
-    missing = [name for name in adapter.whole if name not in base.infos]
-    present = [name for name in adapter.whole if name in base.infos]
-    infos, digest = adapter.source.infos, adapter.source.digest
-    found = {}
-    for name in missing:
-        tensor = adapter.whole[name]
-        for other in present:
-            same = adapter.whole[other]
-            if infos[tensor] == infos[same] and digest(tensor) == digest(same):
-                found[name] = other
-    return found
 
 
 def _names(
@@ -129,7 +114,7 @@ def _names(
 def _refuse_missing(wanted: Sequence[str], adapter: Adapter, base: TensorSource) -> NoReturn:
     refuse_scaled(base, base.infos)  # under other names, the weights' own may be gone
     missing = [name for name in wanted if name not in base.infos]
-    heads = [name for name in missing if _ties_head(base) and name.endswith("lm_head.weight")]
+    heads = [name for name in missing if _ties_head(base) and is_head(name)]
     if heads:
         raise BadValue(
             f"the adapter changes {heads[0]!r}, which the base ties to its embeddings",
@@ -153,7 +138,7 @@ def _refuse_missing(wanted: Sequence[str], adapter: Adapter, base: TensorSource)
 
 
 def _ties_head(base: TensorSource) -> bool:
-    return isinstance(base, Checkpoint) and base.config().get("tie_word_embeddings") is True
+    return isinstance(base, Checkpoint) and ties_embeddings(base.config())
 
 
 def _is_transposed(part: Part, target: str, adapter: Adapter, base: TensorSource) -> bool:

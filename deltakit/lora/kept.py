@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadValue, ShapeMismatch, some
+from deltakit.lora.flat import flat_blocks
 from deltakit.lora.union import Member
-from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
@@ -36,16 +37,18 @@ class Kept:
             for member in self.members:
                 tensor = member.adapter.whole.get(name)
                 if tensor is not None:
-                    _check_shape(name, shape, member.adapter.source.infos[tensor].shape, member)
-            self._check_known(name, self._holders(name))
+                    found = member.adapter.source.infos[tensor].shape
+                    _check_shape(name, shape, found, member.name)
+            base = self._base_of(name, self._holders(name))
+            if base is not None:
+                _check_shape(name, base.infos[name].shape, shape, base.label)
         for name, indices in self.rows.items():
-            for row in indices:
-                holders = [
-                    n
-                    for n, member in enumerate(self.members)
-                    if name in member.adapter.rows and row in member.adapter.rows[name].indices
-                ]
-                self._check_known(name, holders)
+            for holders in sorted(set(self._row_holders(name).values())):
+                base = self._base_of(name, holders)
+                if base is not None:
+                    found = base.infos[name].shape
+                    rows = max(indices[-1] + 1, *found[:1])
+                    _check_shape(name, found, (rows, self.columns(name)), base.label)
 
     @property
     def whole(self) -> Mapping[str, tuple[int, ...]]:
@@ -78,16 +81,27 @@ class Kept:
     def _holders(self, name: str) -> list[int]:
         return [n for n, member in enumerate(self.members) if name in member.adapter.whole]
 
+    def _row_holders(self, name: str) -> dict[int, tuple[int, ...]]:
+        """Return who keeps each row of a parameter."""
+        found: dict[int, tuple[int, ...]] = {}
+        for number, member in enumerate(self.members):
+            for row in member.adapter.rows[name].indices if name in member.adapter.rows else ():
+                found[row] = (*found.get(row, ()), number)
+        return found
+
     def _left(self, holders: Sequence[int]) -> float:
         """Return the base's share: what those that keep the parameter leave of 1."""
         left = 1.0 - sum(self.shares[n] for n in holders)
         return 0.0 if abs(left) < ALMOST else left
 
-    def _check_known(self, name: str, holders: Sequence[int]) -> None:
-        if self._left(holders) == 0.0 or (self.base is not None and name in self.base.infos):
-            return
+    def _base_of(self, name: str, holders: Sequence[int]) -> TensorSource | None:
+        """Return the base if its values are needed, or raise where they are and it is not there."""
+        if self._left(holders) == 0.0:
+            return None
+        if self.base is not None and name in self.base.infos:
+            return self.base
         if self._same(name, holders):
-            return
+            return None
         raise BadValue(
             f"merging what the adapters keep of {name!r} takes the base's own values:"
             f" the weights of those that keep it add up to"
@@ -110,58 +124,63 @@ class Kept:
         }
         return len(digests) == 1
 
-    def merged(self, name: str) -> Tensor:
-        """Return the merged value of a parameter kept whole, in float32 or float64."""
+    def nbytes(self, name: str) -> int:
+        """Return the bytes that all adapters hold of a parameter kept whole."""
+        adapters = [self.members[n].adapter for n in self._holders(name)]
+        return sum(adapter.source.infos[adapter.whole[name]].nbytes for adapter in adapters)
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """Yield the merged values of a parameter kept whole, flat, in float32 or float64."""
         holders = self._holders(name)
-        read = [self.members[n].adapter.read(self.members[n].adapter.whole[name]) for n in holders]
+        adapters = [self.members[n].adapter for n in holders]
+        read = [adapter.blocks(adapter.whole[name]) for adapter in adapters]
+        shares = [self.shares[n] for n in holders]
         left = self._left(holders)
         if left and (self.base is None or name not in self.base.infos):
-            return read[0]  # all alike, see _same
-        total = read[0] * self.shares[holders[0]]
-        for number, values in zip(holders[1:], read[1:], strict=True):
-            total = total + values * self.shares[number]
+            yield from read[0]  # all alike, see _same
+            return
         if left:
             assert self.base is not None
-            base = self.base[name].to(total.dtype)
-            _check_shape(name, tuple(base.shape), tuple(total.shape), self.members[holders[0]])
-            total += base * left
-        return total
+            read.append(flat_blocks(self.base, name))
+            shares.append(left)
+        kinds = [working_dtype(a.source.infos[a.whole[name]].dtype) for a in adapters]
+        wide = max(kinds, key=lambda kind: kind.itemsize)
+        for first, *others in zip(*read, strict=True):
+            total = first.to(wide) * shares[0]
+            for values, share in zip(others, shares[1:], strict=True):
+                total += values.to(wide) * share
+            yield total
 
     def merged_rows(self, name: str) -> Tensor:
         """Return the merged rows of a parameter, in the order of `rows`: (rows, columns)."""
         import torch
 
-        indices = self.rows[name]
-        total = torch.zeros(len(indices), self.columns(name))
-        left = [1.0] * len(indices)
+        at = {row: number for number, row in enumerate(self.rows[name])}
+        columns = self.columns(name)
+        total = torch.zeros(len(at), columns)
+        left = dict.fromkeys(at, 1.0)
         for member, share in zip(self.members, self.shares, strict=True):
             rows = member.adapter.rows.get(name)
             if rows is None:
                 continue
             for row, values in zip(rows.indices, member.adapter.read(rows.tensor), strict=True):
-                at = indices.index(row)
-                total[at] += (values * share).to(total.dtype)
-                left[at] -= share
-        for at, (row, share) in enumerate(zip(indices, left, strict=True)):
+                total[at[row]] += (values * share).to(total.dtype)
+                left[row] -= share
+        raw = torch.empty(8 * columns, dtype=torch.uint8)
+        for row, share in left.items():
             if abs(share) >= ALMOST:
                 assert self.base is not None
-                total[at] += self.base[name][row].to(total.dtype) * share
+                values = self.base.block(name, row * columns, (row + 1) * columns, raw)
+                total[at[row]] += values.to(total.dtype) * share
         return total
 
 
-def _check_shape(
-    name: str, expected: tuple[int, ...], got: tuple[int, ...], member: Member
-) -> None:
+def _check_shape(name: str, expected: tuple[int, ...], got: tuple[int, ...], where: str) -> None:
     if expected != got:
         raise ShapeMismatch(
             f"what is kept of {name!r} has another shape",
-            where=member.name,
+            where=where,
             expected=f"{list(expected)}",
             got=f"{list(got)}",
             remedy="heads of different tasks, or resized vocabularies, cannot be averaged",
         )
-
-
-def kept_infos(kept: Kept, dtype: str) -> dict[str, TensorInfo]:
-    """Return dtype and shape of everything kept whole, as it will be written."""
-    return {name: TensorInfo(dtype, shape) for name, shape in kept.whole.items()}

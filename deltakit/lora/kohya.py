@@ -136,6 +136,13 @@ def write_kohya(
     tensors, and two modules whose names are one without dots.
     """
     _refuse_inexpressible(adapter)
+    if path.suffix != ".safetensors":
+        raise BadValue(
+            "a kohya file is told by its name",
+            where=str(path),
+            expected="a name that ends in .safetensors",
+            remedy=f"--out {path}.safetensors",
+        )
     copies: dict[str, str] = {}
     infos: dict[str, TensorInfo] = {}
     alphas: dict[str, float] = {}

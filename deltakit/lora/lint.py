@@ -89,7 +89,7 @@ def _vllm(adapter: Adapter, rank: int) -> Iterator[Finding]:
         yield Finding("error", "adapters of convolutions", bake)
     if "embedding" in kinds:
         yield Finding("warning", "adapters of embeddings, which few models there take", bake)
-    if not isinstance(config.fields.get("target_modules"), list):
+    if not adapter.flat and not isinstance(config.fields.get("target_modules"), list):
         yield Finding(
             "warning",
             "target_modules is no list of names",

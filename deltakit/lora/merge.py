@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltakit.engine.threads import one_torch_thread, run_all
+from deltakit.errors import BadValue, some
 from deltakit.lora.checks import ModuleCheck, check
 from deltakit.lora.cut import chosen_rank, cut
 from deltakit.lora.factors import Factors
 from deltakit.lora.modes import find
 from deltakit.lora.plan import Plan, plan_merge, shape_of
 from deltakit.lora.record import Report, new_adapter
+from deltakit.lora.survey import Progress
 from deltakit.lora.union import Member
 from deltakit.lora.write import AdapterWriter, Contents, NewPart
 from deltakit.recipe import Piece
@@ -37,6 +39,7 @@ def merge_adapters(
     weights: str | None = None,
     lines: tuple[float, float] | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
     files: Files = LOCAL,
     **options: Any,
 ) -> Report:
@@ -51,8 +54,10 @@ def merge_adapters(
     the mode says. scale multiplies the result. seed: of random masks, which depend on the members'
     names. dtype: of the output, by default the narrowest that holds all inputs'. importance: maps
     of rank units, one an adapter, for klf, in place of the members' own.
-    base: read only for what adapters keep whole, where weights do not add up to 1. Adapters of
-    weight 0 are left out. Raises DeltakitError before anything is written, or leaves nothing.
+    base: read only for what adapters keep whole, where weights do not add up to 1. progress: told
+    of each tensor's bytes when they are merged, of modules twice where an energy is asked for.
+    Adapters of weight 0 are left out. Raises DeltakitError before anything is written, or leaves
+    nothing; BadValue where what is written would change nothing.
     """
     import torch  # noqa: F401  takes seconds the first time: not part of the merge
 
@@ -67,11 +72,13 @@ def merge_adapters(
     plan = plan_merge(members, mode, chosen, **options)
     inputs = [member.adapter.path for member in members]
     with new_adapter(Path(out), inputs, overwrite, files) as folder, one_torch_thread():
-        contents = _contents(plan)
+        contents = _contents(plan, progress)
         with AdapterWriter(folder.path, contents, folder.told(plan.record), files) as writer:
-            checks = _write_parts(plan, contents, writer)
+            checks = _write_parts(plan, contents, writer, progress)
             for name in contents.whole:
-                writer.write_whole(name, plan.kept.merged(name))
+                writer.write_whole(name, plan.kept.blocks(name))
+                if progress:
+                    progress(name, plan.kept.nbytes(name))
             for name in contents.rows:
                 writer.write_rows(name, plan.kept.merged_rows(name))
         for member in members:
@@ -82,7 +89,7 @@ def merge_adapters(
     return report
 
 
-def _contents(plan: Plan) -> Contents:
+def _contents(plan: Plan, progress: Progress | None) -> Contents:
     parts: dict[str, NewPart] = {}
     lock = threading.Lock()
 
@@ -90,6 +97,8 @@ def _contents(plan: Plan) -> Contents:
         part = _new_part(plan, module)
         with lock:
             parts[module] = part
+        if progress and plan.record.energy is not None:
+            progress(module, plan.nbytes(module))
 
     run_all(settle, iter(plan.modules), THREADS)
     rows = {name: (len(rows), plan.kept.columns(name)) for name, rows in plan.kept.rows.items()}
@@ -124,8 +133,11 @@ def _new_part(plan: Plan, module: str) -> NewPart:
     return NewPart(module, made.kind, rank, made.outputs, made.inputs, made.bias, made.magnitude)
 
 
-def _write_parts(plan: Plan, contents: Contents, writer: AdapterWriter) -> list[ModuleCheck]:
+def _write_parts(
+    plan: Plan, contents: Contents, writer: AdapterWriter, progress: Progress | None
+) -> list[ModuleCheck]:
     checks: dict[str, ModuleCheck] = {}
+    applied = set()
 
     def do(part: NewPart) -> None:
         pack = plan.pack(part.module)
@@ -142,8 +154,19 @@ def _write_parts(plan: Plan, contents: Contents, writer: AdapterWriter) -> list[
             written,
             None if plan.mode.exact else kept,
         )
+        if bias is not None or magnitude is not None or (written.a.any() and written.b.any()):
+            applied.add(part.module)
+        if progress:
+            progress(part.module, plan.nbytes(part.module))
 
     run_all(do, iter(contents.parts), THREADS)
+    alone = len(plan.members) == 1 and plan.members[0].weight * plan.record.scale == 1.0
+    if not (applied or contents.whole or contents.rows or alone):
+        raise BadValue(
+            "nothing was applied: the merged adapter changes nothing",
+            where=some([member.name for member in plan.members]),
+            remedy="check that the adapters were trained, and the weights: opposite ones cancel",
+        )
     return [checks[part.module] for part in contents.parts]
 
 

@@ -84,3 +84,22 @@ class Patterns(Generic[Value]):
                 got=f"{len(self._automata)} patterns that are not plain names",
                 remedy="name the modules one by one",
             )
+
+
+def spelled(values: Mapping[str, int], default: int) -> dict[str, int]:
+    """Return the patterns that give each module its value, where it is not the default.
+
+    >>> spelled({"proj": 2, "x.proj": 3, "y.proj": 3}, 3)
+    {'^proj': 2}
+
+    A name is its own pattern, anchored where it would fit the end of another module's name.
+    """
+    table = {name: name for name in sorted(values) if values[name] != default}
+    while True:
+        first = Patterns(table)
+        hits = [(module, first.get(module, module)) for module in values]
+        wrong = {hit for module, hit in hits if values[hit] != values[module]}
+        if not wrong:
+            return {pattern: values[name] for pattern, name in table.items()}
+        anchored = {f"^{re.escape(n)}" if n in wrong else p: n for p, n in table.items()}
+        table = dict(sorted(anchored.items()))  # as they stand in the file

@@ -20,6 +20,7 @@ from deltakit.lora.record import Record
 from deltakit.lora.refusals import check_dora, check_factors_only, check_names
 from deltakit.lora.union import Member, notes_on_strangers, union
 from deltakit.lora.write import adapter_dtype
+from deltakit.recipe.checks import check_finite
 from deltakit.strategies import depths
 from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
 from deltakit.tensors.source import TensorSource
@@ -44,6 +45,14 @@ class Plan:
         """Return what each adapter's delta of a module is multiplied by."""
         total = sum(pack.weights) if self.mode.averages else 1.0
         return [self.record.scale * weight / (total or 1.0) for weight in pack.weights]
+
+    def nbytes(self, module: str) -> int:
+        """Return the bytes of a module's factors in all adapters."""
+        return sum(
+            self.members[number].adapter.source.infos[tensor].nbytes
+            for number, part in self.modules[module].items()
+            for tensor in (part.a, part.b)
+        )
 
     def pack(self, module: str) -> Pack:
         """Read a module's factors, of rank 0 where an adapter lacks it, in one dtype; weighed."""
@@ -94,14 +103,16 @@ def plan_merge(
     """
     size = size or Size()
     size.check()
+    for value in (scale, *(member.weight for member in members)):
+        check_finite(value)
     check_names(members)
     if importance:
         members = with_maps(members, importance, chosen, mode)
     if not chosen.ordered:  # then the content's, so that the given one changes no bit
         members = sorted(members, key=lambda m: (m.adapter.fingerprint, m.name))
     used = [member for member in members if member.weight != 0.0]
-    if not used:
-        raise BadValue("nothing to merge: all weights are 0")
+    if not used or scale == 0.0:
+        raise BadValue(f"nothing to merge: {'the scale is' if used else 'all weights are'} 0")
     chosen.check([member.weight for member in used], [member.name for member in used])
     total = sum(member.weight for member in used) if chosen.averages else 1.0
     if total == 0.0:

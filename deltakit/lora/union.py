@@ -32,7 +32,7 @@ def union(members: Sequence[Member]) -> Mapping[str, Mapping[int, Part]]:
         raise BadValue(
             "a kohya file and a PEFT folder do not name modules alike",
             where=some(flat),
-            remedy="convert it first: deltakit lora convert FILE --base PATH --out DIR",
+            remedy="convert it first: deltakit lora convert FILE --to peft --base PATH --out DIR",
         )
     modules = sorted({module for member in members for module in member.adapter.parts})
     found = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +14,7 @@ from deltakit.lora.config import CONFIG_NAME, config_bytes
 from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
 from deltakit.lora.layout import FLOATS, TENSORS_NAME, key_of
+from deltakit.lora.patterns import spelled
 from deltakit.tensors.dtypes import parse_dtype, torch_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
@@ -73,7 +74,7 @@ class Contents:
         """Return adapter_config.json: every scaling folded, so that alpha is r everywhere."""
         ranks = {part.module: part.rank for part in self.parts}
         rank = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
-        others = {module: found for module, found in sorted(ranks.items()) if found != rank}
+        others = spelled(ranks, rank)
         return config_bytes(
             {
                 "target_modules": sorted(ranks),
@@ -144,13 +145,17 @@ class AdapterWriter:
             self._write(key_of("magnitude", part.module), magnitude)
         return rounded
 
-    def write_whole(self, name: str, values: Tensor) -> None:
-        self._write(self._contents.whole_key(name), values)
+    def write_whole(self, name: str, blocks: Iterable[Tensor]) -> None:
+        """Write a whole tensor from consecutive flat blocks."""
+        key, start = self._contents.whole_key(name), 0
+        for values in blocks:
+            self._write(key, values, start)
+            start += values.numel()
 
     def write_rows(self, name: str, values: Tensor) -> None:
         self._write(key_of("rows", name.removesuffix(".weight")), values)
 
-    def _write(self, name: str, values: Tensor) -> Tensor:
+    def _write(self, name: str, values: Tensor, start: int = 0) -> Tensor:
         import torch
 
         rounded = values.to(torch_dtype(self._contents.dtype)).contiguous()
@@ -160,7 +165,8 @@ class AdapterWriter:
                 where=name,
                 remedy="write a wider --dtype, as float32",
             )
-        self._writer.write(name, 0, memoryview(rounded.reshape(-1).view(torch.uint8).numpy()))
+        raw = memoryview(rounded.reshape(-1).view(torch.uint8).numpy())
+        self._writer.write(name, start * rounded.itemsize, raw)
         return rounded.to(values.dtype)
 
 

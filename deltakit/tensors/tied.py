@@ -19,17 +19,32 @@ _EMBEDDINGS = (
 _HEADS = ("lm_head.weight", "predictions.decoder.weight", "embed_out.weight")
 
 
+def ties_embeddings(config: Mapping[str, Any]) -> bool:
+    """Tell whether a config ties the head to the embeddings, itself or of its text model."""
+    text = config.get("text_config")
+    tied = config.get("tie_word_embeddings")
+    if tied is None and isinstance(text, dict):
+        tied = text.get("tie_word_embeddings")
+    return tied is True
+
+
+def is_embedding(name: str) -> bool:
+    """Tell whether a tensor's name is that of a model's input embedding."""
+    return any(_ends(name, end) for end in _EMBEDDINGS)
+
+
+def is_head(name: str) -> bool:
+    """Tell whether a tensor's name is that of a head that may be tied to the embedding."""
+    return any(_ends(name, end) for end in _HEADS)
+
+
 def tied_copies(source: TensorSource, config: Mapping[str, Any]) -> dict[str, str]:
     """Return copy -> original for the embeddings that a config ties and a checkpoint repeats.
 
     A copy has the original's dtype, shape and bytes; one that differs is a weight of its own.
     Data is read only where both names exist.
     """
-    text = config.get("text_config")
-    tied = config.get("tie_word_embeddings")
-    if tied is None and isinstance(text, dict):
-        tied = text.get("tie_word_embeddings")
-    if tied is not True:
+    if not ties_embeddings(config):
         return {}
     found = [name for end in _EMBEDDINGS for name in sorted(source.infos) if _ends(name, end)]
     if not found:

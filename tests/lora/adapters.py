@@ -56,6 +56,15 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     "embedding": (llama, {"r": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
     "tied": (tied_llama, {"r": 4, "target_modules": ["q_proj"]}),
+    "tied_embedding": (
+        tied_llama,
+        {
+            "r": 4,
+            "lora_alpha": 0.05,
+            "target_modules": ["embed_tokens"],
+            "ensure_weight_tying": True,
+        },
+    ),
     "dora": (llama, {"r": 4, "target_modules": ["q_proj", "o_proj"], "use_dora": True}),
     "dora_embedding": (llama, {"r": 4, "target_modules": ["embed_tokens"], "use_dora": True}),
     "lora_bias": (llama, {"r": 4, "target_modules": ["q_proj"], "lora_bias": True}),

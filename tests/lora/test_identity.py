@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from deltakit.errors import BadValue
 from deltakit.importance import ImportanceMap
@@ -135,6 +137,26 @@ def test_tied_embeddings_stay_one_tensor(made, tmp_path):
     assert any("head is tied" in note for note in report.notes)
     names = Checkpoint.open(tmp_path / "baked").infos
     assert "lm_head.weight" not in names
+
+
+def test_a_whole_embedding_that_the_head_is_tied_to_is_told_of(made, tmp_path):
+    base = made("tied") / "base"
+    write_adapter(
+        tmp_path / "e", base, 3, target_modules=["q_proj"], modules_to_save=["embed_tokens"]
+    )
+    report = merge([f"{tmp_path}/e"], "task_arithmetic", tmp_path / "baked", base=str(base))
+    assert any("head is tied to model.embed_tokens.weight" in note for note in report.notes)
+
+
+def test_a_head_adapted_otherwise_than_its_embedding_is_refused_on_a_tied_base(made, tmp_path):
+    folder = made("tied_embedding")
+    shutil.copytree(folder / "a", tmp_path / "a")
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.lm_head.lora_B.weight"] *= 1.1
+    save_file(tensors, file)
+    with pytest.raises(BadValue, match="ties to its embeddings"):
+        merge([f"{tmp_path}/a"], "task_arithmetic", tmp_path / "m", base=str(folder / "base"))
 
 
 def test_a_head_of_its_own_is_refused_on_a_tied_base(made, tmp_path):

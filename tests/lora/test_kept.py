@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deltakit.errors import AlreadyThere, BadValue, NonFinite, ShapeMismatch
-from deltakit.lora import open_adapter
+from deltakit.lora import flat, open_adapter
 from deltakit.lora.merge import merge_adapters
 from deltakit.lora.union import Member
 from deltakit.tensors.source import MemoryTensors
@@ -52,6 +52,26 @@ def test_other_weights_need_the_base_and_take_it(heads):
     base = BASE["head.weight"]
     expected = base + (HEAD["a"] - base) + (HEAD["b"] - base)
     torch.testing.assert_close(head(merged(heads, {"a": 1.0, "b": 1.0}, base=BASE)), expected)
+
+
+def test_a_head_larger_than_a_block_is_merged_in_blocks(heads, monkeypatch):
+    monkeypatch.setattr(flat, "BLOCK", 5)
+    found = merged(heads, {"a": 1.0, "b": 0.5}, base=BASE)
+    torch.testing.assert_close(head(found), HEAD["a"] + 0.5 * (HEAD["b"] - BASE["head.weight"]))
+
+
+@pytest.mark.parametrize("name", ["head.weight", "e.weight"])
+def test_a_base_of_another_shape_is_refused(heads, name):
+    base = MemoryTensors({name: random(3, 5)})
+    key = "e.token_adapter.trainable_tokens_delta"
+    rows = {"trainable_token_indices": [1, 2]}
+    write_folder(heads / "r", {**factors("q", 1), key: random(2, 4)}, r=2, **rows)
+    with pytest.raises(ShapeMismatch, match="another shape"):
+        merged(heads, {"a": 0.5} if name == "head.weight" else {"r": 0.5}, base=base)
+    base = MemoryTensors({"e.weight": random(2, 4)})
+    with pytest.raises(ShapeMismatch, match="another shape"):
+        merged(heads, {"r": 0.5}, base=base)
+    assert not (heads / "m").exists()
 
 
 def test_an_adapter_without_a_head_leaves_the_others(heads):

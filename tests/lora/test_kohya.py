@@ -117,3 +117,10 @@ def test_a_kohya_file_and_a_peft_folder_are_not_merged_unseen(tmp_path):
     ]
     with pytest.raises(BadValue, match="convert it first"):
         merge_adapters(both, "svd", tmp_path / "m")
+
+
+def test_a_kohya_file_is_named_as_it_is_told_by(tmp_path):
+    write_folder(tmp_path / "a", factors("q", 1), r=2)
+    with pytest.raises(BadValue, match="told by its name"):
+        write_kohya(open_adapter(tmp_path / "a"), tmp_path / "style")
+    assert not (tmp_path / "style").exists()

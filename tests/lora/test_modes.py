@@ -281,6 +281,8 @@ def test_adapters_of_other_shapes_are_refused(three, tmp_path):
     ("weights", "size", "words"),
     [
         ((0.0, 0.0, 0.0), Size(), "all weights are 0"),
+        ((1.0, float("nan"), 1.0), Size(), "not a finite number"),
+        ((1.0, float("inf"), 1.0), Size(), "not a finite number"),
         ((1.0, 1.0, 1.0), Size(2, 0.5), "both a rank and an energy"),
         ((1.0, 1.0, 1.0), Size(0), "not above 0"),
         ((1.0, 1.0, 1.0), Size(None, 1.5), "outside"),
@@ -290,6 +292,52 @@ def test_impossible_wishes_are_refused(three, weights, size, words, tmp_path):
     with pytest.raises(BadValue, match=words):
         merge_adapters(members(three[0], weights), "svd", tmp_path / "m", size=size)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [(0.0, "scale is 0"), (float("nan"), "not a finite number")]
+)
+def test_impossible_scales_are_refused(three, scale, words, tmp_path):
+    with pytest.raises(BadValue, match=words):
+        merge_adapters(members(three[0]), "svd", tmp_path / "m", scale=scale)
+
+
+def test_adapters_that_cancel_are_an_error_and_leave_nothing(tmp_path):
+    for name in "ab":
+        write_folder(tmp_path / name, factors("q", 1), r=2)
+    both = [Member(n, open_adapter(tmp_path / n), w) for n, w in (("a", 1.0), ("b", -1.0))]
+    with pytest.raises(BadValue, match="nothing was applied"):
+        merge_adapters(both, "task_arithmetic", tmp_path / "m")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_an_untrained_adapter_alone_stays_as_it_is(tmp_path):
+    tensors = factors("q", 1)
+    tensors["q.lora_B.weight"].zero_()
+    write_folder(tmp_path / "a", tensors, r=2)
+    merge_adapters([Member("a", open_adapter(tmp_path / "a"))], "cat", tmp_path / "m")
+    assert not product(tmp_path / "m", "q").any()
+
+
+def test_a_module_named_as_the_end_of_another_keeps_its_rank(tmp_path):
+    tensors = factors("q", 1, rank=2) | factors("x.q", 2, rank=3) | factors("y.q", 3, rank=3)
+    for name in "ab":
+        write_folder(tmp_path / name, tensors, r=3, rank_pattern={"^q": 2})
+    both = [Member(name, open_adapter(tmp_path / name)) for name in "ab"]
+    merge_adapters(both, "cat", tmp_path / "m")
+    assert {m: p.rank for m, p in open_adapter(tmp_path / "m").parts.items()} == {
+        "q": 4,
+        "x.q": 6,
+        "y.q": 6,
+    }
+
+
+@pytest.mark.parametrize(("size", "times"), [(Size(), 1), (Size(energy=0.9), 2)])
+def test_progress_is_told_of_all_bytes(three, size, times, tmp_path):
+    told = []
+    given = members(three[0])
+    merge_adapters(given, "svd", tmp_path / "m", size=size, progress=lambda name, n: told.append(n))
+    assert sum(told) == times * sum(member.adapter.nbytes for member in given)
 
 
 def test_adapters_without_a_common_module_are_told_of(tmp_path):

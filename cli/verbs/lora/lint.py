@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deltakit_cli.options import Json, StorePath, store_if_any
-from deltakit_cli.output import emit, say
+from deltakit_cli.output import emit, say, say_wrapped
 from deltakit_cli.verbs.lora._options import One
 
 
@@ -30,8 +30,8 @@ def command(
 
     def render() -> None:
         for finding in found:
-            say(f"{finding.level}: {finding.fact}")
-            say(f"  remedy: {finding.remedy}")
+            say_wrapped(f"{finding.level}: {finding.fact}")
+            say_wrapped(f"  remedy: {finding.remedy}")
         if not found:
             say(f"{adapter}: nothing that {program} would not take")
 

@@ -21,7 +21,7 @@ from deltakit_cli.verbs.lora._options import (
     Seed,
     Settings,
 )
-from deltakit_cli.verbs.lora._report import show_report
+from deltakit_cli.verbs.lora._report import merging, show_report
 
 
 def command(
@@ -80,20 +80,24 @@ def command(
 
     auto = weights.startswith("auto:")
     given = [] if auto else numbers("--weights", weights)
-    report = merge_adapters(
-        open_members(adapters, given, store_if_any(store)),
-        mode,
-        out,
-        overwrite=overwrite,
-        settings=settings(set_ or []),
-        mask=mask,
-        weights=weights if auto else None,
-        lines=parse_lines(lines),
-        size=Size(rank, energy, uniform),
-        scale=scale,
-        seed=seed,
-        dtype=dtype,
-        importance=importance or [],
-        base=None if base is None else Checkpoint.open(base),
-    )
+    members = open_members(adapters, given, store_if_any(store))
+    size = Size(rank, energy, uniform)
+    with merging(members, size) as meter:
+        report = merge_adapters(
+            members,
+            mode,
+            out,
+            overwrite=overwrite,
+            settings=settings(set_ or []),
+            mask=mask,
+            weights=weights if auto else None,
+            lines=parse_lines(lines),
+            progress=meter.advance,
+            size=size,
+            scale=scale,
+            seed=seed,
+            dtype=dtype,
+            importance=importance or [],
+            base=None if base is None else Checkpoint.open(base),
+        )
     emit(report, lambda: show_report(report, len(adapters)), as_json)

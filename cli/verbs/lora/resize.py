@@ -9,7 +9,7 @@ import typer
 from deltakit_cli.options import Json, StorePath, store_if_any
 from deltakit_cli.output import emit
 from deltakit_cli.verbs.lora._options import Dtype, Energy, One, Out, Overwrite, Rank
-from deltakit_cli.verbs.lora._report import show_report
+from deltakit_cli.verbs.lora._report import merging, show_report
 
 
 def command(
@@ -32,12 +32,15 @@ def command(
 
     if rank is None and energy is None:
         raise typer.BadParameter("--rank K or --energy E is missing")
-    report = merge_adapters(
-        open_members([adapter], store=store_if_any(store)),
-        "svd",
-        out,
-        overwrite=overwrite,
-        size=Size(rank, energy),
-        dtype=dtype,
-    )
+    members, size = open_members([adapter], store=store_if_any(store)), Size(rank, energy)
+    with merging(members, size) as meter:
+        report = merge_adapters(
+            members,
+            "svd",
+            out,
+            overwrite=overwrite,
+            progress=meter.advance,
+            size=size,
+            dtype=dtype,
+        )
     emit(report, lambda: show_report(report, 1), as_json)
