@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from deltakit.recipe import Recipe, Rule, Rules, Slice, Task
+from deltakit.recipe import Recipe, Rule, Rules, Slice, Task, TokenRow
 from deltakit.recipe.text import parse
 
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
@@ -27,3 +27,13 @@ def test_it_names_every_key():
     for struct in (Recipe, Rule, Task, Slice):
         for key in struct.__struct_fields__:
             assert f"`{key}`" in PAGE or f"`{key}:" in PAGE, key
+
+
+def test_the_page_on_vocabularies_names_every_key_of_a_token_s_row():
+    page = (Path(__file__).parent.parent / "docs" / "vocabulary.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    tasks = {"base": "b", "tasks": [{"name": "chat", "path": "c"}], "strategy": "ties"}
+    recipe = Recipe.of({**tasks, **parse(text.encode(), is_yaml=True)}).checked()
+    assert recipe.tokens["<tool>"] == TokenRow(source="base", like="<|im_start|>")
+    for key in TokenRow.__struct_fields__:
+        assert f"| `{key}` |" in page

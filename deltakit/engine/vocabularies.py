@@ -28,7 +28,7 @@ def in_one_vocabulary(
     merged = [name for name in merged_names(base.infos) if rules.merges(name)]
     weights = {name: rules.effective(name).weights for name in merged}
     multiple = recipe.pad_to_multiple_of
-    found = match(recipe.tokenizer, base, names, sources, weights, multiple)
+    found = match(recipe.tokenizer, base, names, sources, weights, multiple, recipe.tokens)
     return found, list(found.notes)
 
 

@@ -37,11 +37,33 @@ class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Parameters | None = None
 
 
+class ZeroEmbedding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A token's row of zeros."""
+
+    kind: str
+
+
+class ModelToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The row of some token of a model."""
+
+    kind: str
+    model: Any
+    token_id: int | None = None
+    token: str | None = None
+
+
+class TokenEmbedding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose row a token has, in the models that lack it or in all."""
+
+    source: Any = None
+    force: bool = False
+
+
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the output's tokens come from."""
 
     source: Any = "union"
-    tokens: Any = None
+    tokens: dict[str, TokenEmbedding] | None = None
     pad_to_multiple_of: int | None = None
 
 

@@ -128,8 +128,8 @@ def _tasks(
         raise BadFile("base_model is not among the models, and linear has no use for it")
     paths = list(dict.fromkeys([*merged, *(path for path in lone if path != own)]))
     named = zip(names_of(paths), paths, strict=True)
-    # A slice that takes layers of "base" is to mean the base.
-    clash = any(taken)
+    # A slice that takes layers of "base", or a token with its row, is to mean the base.
+    clash = any(taken) or (config.tokenizer is not None and bool(config.tokenizer.tokens))
     return {f"{n}-1" if clash and n == recipe.BASE and p != own else n: p for n, p in named}
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltakit.errors import BadFile, BadValue
+from deltakit.mergekit import tokens
 from deltakit.mergekit.config import Config
 from deltakit.mergekit.layout import Layout, layout
 from deltakit.mergekit.methods import method
-from deltakit.mergekit.models import path_of
 from deltakit.mergekit.values import Values
 from deltakit.recipe import Recipe, Rule, Task
 from deltakit.recipe.keys import convert
@@ -40,7 +40,7 @@ def translate(data: Any) -> Translated:
     notes = _notes(config, found, values)
     kind = config.out_dtype or config.dtype
     said = own or Rule(strategy="")
-    tokenizer = _tokenizer(config, found, notes)
+    tokenizer = tokens.tokenizer(config, found, notes)
     recipe = Recipe(
         base=found.base,
         tasks=[Task(name, path, said.weights.get(name, 1.0)) for name, path in found.tasks.items()],
@@ -52,7 +52,8 @@ def translate(data: Any) -> Translated:
         slices=list(found.slices),
         dtype=None if kind is None else parse_dtype(kind),
         tokenizer=tokenizer,
-        pad_to_multiple_of=_multiple(config, tokenizer, notes),
+        tokens=tokens.rows(config, found, tokenizer),
+        pad_to_multiple_of=tokens.multiple(config, tokenizer, notes),
         chat_template=config.chat_template,
     )
     return Translated(recipe, notes)
@@ -75,14 +76,6 @@ def _refuse(config: Config) -> None:
             ) from None
     if config.tokenizer is not None and config.tokenizer_source is not None:
         raise BadFile("tokenizer and tokenizer_source are both there", remedy="leave out one")
-    if config.tokenizer is not None and config.tokenizer.tokens:
-        raise BadFile(
-            "tokenizer: tokens: rows of single tokens cannot be chosen",
-            got=", ".join(config.tokenizer.tokens)[:80],
-            expected="source alone: a token that the base lacks has the mean row of the models"
-            " that have it",
-            remedy="take tokens out; for another row, set it in the merged model",
-        )
 
 
 def _rules(values: Values, own: Rule | None) -> list[Rule]:
@@ -99,41 +92,6 @@ def _rules(values: Values, own: Rule | None) -> list[Rule]:
 def _same(rule: Rule, own: Rule) -> bool:
     fields = ("strategy", "settings", "mask", "scale", "weights", "factor")
     return all(getattr(rule, field) == getattr(own, field) for field in fields)
-
-
-def _tokenizer(config: Config, found: Layout, notes: list[str]) -> str | None:
-    """Return whose tokens the output has, in a recipe's words."""
-    source = config.tokenizer_source if config.tokenizer is None else config.tokenizer.source
-    if source not in (None, "base", "union"):
-        source = path_of(source, "tokenizer_source")
-    if source is None or not found.slices:
-        return source
-    if source not in ("base", "union", found.base):
-        raise BadFile(
-            "tokenizer_source: stacked layers have the tokenizer of their base",
-            expected=f"base_model: {source}, or no tokenizer_source",
-        )
-    notes.append(
-        f"tokenizer_source: {source}: the tokenizer of stacked layers is the base's, and a model"
-        " whose tokens contradict it is refused"
-    )
-    return None
-
-
-def _multiple(config: Config, tokenizer: str | None, notes: list[str]) -> int | None:
-    """Return what the number of rows is to be a multiple of."""
-    multiple = config.tokenizer.pad_to_multiple_of if config.tokenizer else None
-    if multiple is None:
-        return None
-    if tokenizer is None:
-        raise BadFile(
-            "tokenizer: pad_to_multiple_of: rows of stacked layers are the base's",
-            remedy="stack first, and merge the stacked model with it",
-        )
-    notes.append(
-        "pad_to_multiple_of: the base's padding is kept and rounded up; mergekit pads the tokens"
-    )
-    return multiple
 
 
 def _notes(config: Config, found: Layout, values: Values) -> list[str]:

@@ -6,8 +6,9 @@ from deltakit.recipe.pattern import Regex
 from deltakit.recipe.piece import Piece
 from deltakit.recipe.recipe import DEFAULT_SHARD_SIZE, Recipe
 from deltakit.recipe.rule import Rule
-from deltakit.recipe.slice import BASE, Slice
+from deltakit.recipe.slice import Slice
 from deltakit.recipe.task import Task
+from deltakit.vocabulary import BASE, TokenRow
 
 __all__ = [
     "BASE",
@@ -21,4 +22,5 @@ __all__ = [
     "Rules",
     "Slice",
     "Task",
+    "TokenRow",
 ]

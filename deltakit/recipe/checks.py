@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deltakit.errors import BadValue
+from deltakit.recipe.slice import check_base_name
 from deltakit.recipe.task import Task
 from deltakit.strategies import Method, Strategy
 from deltakit.tensors.dtypes import parse_dtype
-from deltakit.vocabulary import check_template
+from deltakit.vocabulary import BASE, check_template, check_token_rows
+
+if TYPE_CHECKING:
+    from deltakit.recipe.recipe import Recipe
 
 MOST_MULTIPLE = 1 << 20
 
@@ -69,20 +74,23 @@ def check_output(
         raise BadValue("the largest shard size is not above 0", got=f"{max_shard_size}")
 
 
-def check_tokens(tokenizer: str | None, multiple: int | None, template: str | None) -> None:
+def check_tokens(recipe: Recipe) -> None:
     """Raise BadValue for what is said of the output's tokens and means nothing."""
-    if template is not None:
-        check_template(template)
-    if multiple is None:
-        return
-    if not 1 <= multiple <= MOST_MULTIPLE:
+    if recipe.chat_template is not None:
+        check_template(recipe.chat_template)
+    multiple = recipe.pad_to_multiple_of
+    if multiple is not None and not 1 <= multiple <= MOST_MULTIPLE:
         raise BadValue(
             "pad_to_multiple_of is no number of rows",
             expected=f"1 to {MOST_MULTIPLE}",
             got=f"{multiple}",
         )
-    if tokenizer is None:
-        raise BadValue(
-            "pad_to_multiple_of goes with a tokenizer, and none is named",
-            remedy="add tokenizer: base, or union",
-        )
+    check_token_rows(recipe.tokens, [task.name for task in recipe.tasks])
+    if any(row.source == BASE for row in recipe.tokens.values()):
+        check_base_name(recipe.tasks, recipe.base, "a token has the row of base")
+    for key in ("pad_to_multiple_of", "tokens"):
+        if recipe.tokenizer is None and getattr(recipe, key):
+            raise BadValue(
+                f"{key} goes with a tokenizer, and none is named",
+                remedy="add tokenizer: base, or union",
+            )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -14,11 +15,16 @@ def check_keys(value: Any, kind: Any, path: str = "$") -> None:
     """Raise BadFile for a key in plain data that its struct has no field for."""
     if isinstance(value, list):
         for number, entry in enumerate(value):
-            for item in _items(kind):
+            for item in _items(kind, list):
                 check_keys(entry, item, f"{path}[{number}]")
         return
-    struct = next((part for part in (kind, *get_args(kind)) if _is_struct(part)), None)
-    if struct is None or not isinstance(value, dict):
+    if not isinstance(value, dict):
+        return
+    for item in _items(kind, dict):
+        for key, entry in value.items():
+            check_keys(entry, item, f"{path}.{key}")
+    struct = next((part for part in (kind, *_options(kind)) if _is_struct(part)), None)
+    if struct is None:
         return
     hints = get_type_hints(struct)
     for key, entry in value.items():
@@ -61,7 +67,12 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _items(kind: Any) -> list[Any]:
-    """Return what the entries of a list of this kind may be."""
-    lists = [part for part in (kind, *get_args(kind)) if getattr(part, "__origin__", None) is list]
-    return [item for part in lists for item in get_args(part)]
+def _options(kind: Any) -> tuple[Any, ...]:
+    """Return what a value of this kind may be, where it may be several things."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+
+
+def _items(kind: Any, of: type) -> list[Any]:
+    """Return what the entries of a list or a dict of this kind may be."""
+    found = [part for part in (kind, *_options(kind)) if get_origin(part) is of]
+    return [get_args(part)[-1] for part in found]

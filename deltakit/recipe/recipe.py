@@ -26,6 +26,7 @@ from deltakit.recipe.task import Task
 from deltakit.recipe.text import read_data, to_json, write_data
 from deltakit.strategies import Method, is_own_file
 from deltakit.tensors.files import LOCAL, Files
+from deltakit.vocabulary import TokenRow
 
 FORMAT = 1
 DEFAULT_SHARD_SIZE = 5_000_000_000
@@ -50,6 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     merged, but written beside the result, a file for each task. A number may be a list: a gradient
     over depth. A base or path left out is the store's. `tokenizer` ("base", "union" or the path of
     one) matches the rows of embeddings by token, whose number `pad_to_multiple_of` rounds up;
+    `tokens` says whose row single tokens have;
     `chat_template` is the output's ("auto", a name or the template). `slices` stack layers into
     another model; one that only takes layers as they are has no strategy, and may have no tasks.
     """
@@ -70,6 +72,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dtype: str | None = None
     accumulate: str | None = None
     tokenizer: str | None = None
+    tokens: dict[str, TokenRow] = {}
     pad_to_multiple_of: int | None = None
     chat_template: str | None = None
     max_shard_size: int = DEFAULT_SHARD_SIZE
@@ -127,7 +130,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for pattern in self.heads:
             matcher(pattern)
         check_output(self.seed, self.dtype, self.max_shard_size, self.accumulate)
-        check_tokens(self.tokenizer, self.pad_to_multiple_of, self.chat_template)
+        check_tokens(self)
         return msgspec.structs.replace(
             self,
             settings=own.settings,

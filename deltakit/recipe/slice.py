@@ -9,8 +9,7 @@ import msgspec
 from deltakit.errors import BadValue, UnknownName, nearest
 from deltakit.recipe.layers import Layers, text
 from deltakit.recipe.task import Task
-
-BASE = "base"  # what a slice calls the base
+from deltakit.vocabulary import BASE
 
 
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,12 +43,8 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 def check_slices(slices: Sequence[Slice], tasks: Sequence[Task], base: str) -> None:
     """Raise for a slice that names a model which is not there, and a task that is in none."""
     names = [task.name for task in tasks]
-    own = next((task for task in tasks if task.name == BASE), None)
-    if own is not None and own.path != base and any(part.take == BASE for part in slices):
-        raise BadValue(
-            "a slice takes layers of base, and a task is called base too",
-            remedy="give the task another name",
-        )
+    if any(part.take == BASE for part in slices):
+        check_base_name(tasks, base, "a slice takes layers of base")
     for number, part in enumerate(slices, 1):
         where = f"slice {number}"
         if part.take is not None:
@@ -68,6 +63,14 @@ def check_slices(slices: Sequence[Slice], tasks: Sequence[Task], base: str) -> N
     if unused:
         raise BadValue(
             f"no slice has a layer of the task {unused[0]!r}", remedy="take the task out"
+        )
+
+
+def check_base_name(tasks: Sequence[Task], base: str, told: str) -> None:
+    """Raise BadValue where what is told of "base" could be of a task of that name."""
+    if any(task.name == BASE and task.path != base for task in tasks):
+        raise BadValue(
+            f"{told}, and a task is called base too", remedy="give the task another name"
         )
 
 

@@ -74,6 +74,8 @@ def _terse(value: Any) -> Any:
         return {f.name: _terse(given[f.name]) for f in fields if given[f.name] != _default(f)}
     if isinstance(value, (list, tuple)):
         return [_terse(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _terse(entry) for key, entry in value.items()}
     return value
 
 

@@ -41,7 +41,8 @@ class MatchedBase(TensorSource):
 
     A row that the base lacks is the mean of the rows of the experts that have its token, by their
     weights, computed in float64 and rounded once to the base's dtype; a token that nobody has gets
-    the mean of the base's tokens. `tensors` names where each row comes from.
+    the mean of the base's tokens, and one whose row is lent that. `tensors` names where each row
+    comes from.
     """
 
     def __init__(
@@ -88,13 +89,16 @@ class MatchedBase(TensorSource):
         """Return `count` entries of a run that the base lacks, flat, in the base's dtype."""
         import torch
 
+        lent, dtype = rows.lent.get(row), torch_dtype(self._infos[name].dtype)
+        if lent is not None:
+            return lent.block(name, offset, offset + count, width, dtype)
         models = self._donors.models
         having = [
             i for i, theirs in enumerate(rows.experts) if models[i] is not None and theirs[row] >= 0
         ]
         if not having:
             at = torch.arange(offset, offset + count) % width
-            return self._mean(name, rows, width)[at].to(torch_dtype(self._infos[name].dtype))
+            return self._mean(name, rows, width)[at].to(dtype)
         total = torch.zeros(count, dtype=torch.float64)
         for expert, share in zip(having, self._donors.shares(name, having), strict=True):
             model = models[expert]
@@ -102,7 +106,7 @@ class MatchedBase(TensorSource):
             start = int(rows.experts[expert][row]) * width + offset
             raw = torch.empty(count * 8, dtype=torch.uint8)
             total += model.block(name, start, start + count, raw).double() * share
-        return total.to(torch_dtype(self._infos[name].dtype))
+        return total.to(dtype)
 
     def _mean(self, name: str, rows: Rows, width: int) -> Tensor:
         """Return the mean row of the base's tokens, float64 (width,)."""

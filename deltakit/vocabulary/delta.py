@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class MatchedDelta(DeltaSource):
     """An expert's delta with the output's rows: zero where it or the base has no such token.
 
+    What is lent to a model counts as its own.
+
     `seen` is the base as the expert itself knows it, with the expert's own number of rows.
     """
 
@@ -43,10 +45,14 @@ class MatchedDelta(DeltaSource):
             self.inner.block_into(out, name, start, base)
             return
         out.zero_()
-        width = width_of(self.seen.infos[name])
-        for low, high, at in rows.places(start, start + out.numel(), width, self._expert):
+        stop, width = start + out.numel(), width_of(self.seen.infos[name])
+        for low, high, at in rows.places(start, stop, width, self._expert):
             part = slice(low - start, high - start)
             self.inner.block_into(out[part], name, at, base[part])
+        for low, high, row, offset in rows.borrowed(start, stop, width, self._expert):
+            part = slice(low - start, high - start)
+            lent = rows.lent[row].block(name, offset, offset + high - low, width, out.dtype)
+            out[part] = lent - base[part]
 
     def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
         rows = self._tensors.get(name)

@@ -18,15 +18,15 @@ _CONFIGS = ("config.json", "generation_config.json")
 Replaced = dict[str, "bytes | None"]  # a file's name and content, None for one left out
 
 
-def union_files(base: Checkpoint, old: Tokenizer, new: Tokenizer) -> Replaced:
-    """Return the tokenizer's files where the union has more tokens than the base."""
+def union_files(folder: Path, old: Tokenizer, new: Tokenizer) -> Replaced:
+    """Return the tokenizer's files where the union has more tokens than that of a folder."""
     if new is old:
         return {}
     assert new.table is not None
     found: Replaced = dict.fromkeys(OLDER_FILES)
     found["tokenizer.json"] = tokenizer_json(new.table)
-    path = base.folder / "tokenizer_config.json"
-    config = _object(path, base.folder) if path.exists() else {}
+    path = folder / "tokenizer_config.json"
+    config = _object(path, folder) if path.exists() else {}
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         for token, entry in new.added.items():

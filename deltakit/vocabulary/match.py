@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from deltakit.delta_source import DeltaSource, is_merged
-from deltakit.errors import BadValue
+from deltakit.errors import BadValue, some
 from deltakit.importance import ImportanceMap
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.index import check_link, read_json
 from deltakit.vocabulary.base import Donors, MatchedBase
 from deltakit.vocabulary.delta import MatchedDelta
-from deltakit.vocabulary.files import (
-    Replaced,
-    config_files,
-    copied_files,
-    tokenizer_folder,
-    union_files,
-)
-from deltakit.vocabulary.ids import MOST_TOKENS
+from deltakit.vocabulary.files import Replaced, config_files
+from deltakit.vocabulary.lent import Lent, lent_rows
 from deltakit.vocabulary.maps import matched_map
 from deltakit.vocabulary.members import Member, no_tokenizer
+from deltakit.vocabulary.output import output_tokens
 from deltakit.vocabulary.rows import NONE, Rows
 from deltakit.vocabulary.tensors import rows_of, vocabulary_tensors, with_rows
+from deltakit.vocabulary.token_row import TokenRow
 from deltakit.vocabulary.tokenizer import Tokenizer
-from deltakit.vocabulary.union import union
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,8 @@ class Matched:
             hasher.update(f"{name} {len(rows.base)} {len(rows.experts)}\n".encode())
             for found in (rows.base, *rows.experts):
                 hasher.update(found.tobytes())
+            for row, lent in rows.lent.items():
+                hasher.update(f"{row} {lent.row} {lent.force}\n".encode())
         for name, data in self.files.items():
             hasher.update(f"{name} {None if data is None else len(data)}\n".encode())
             hasher.update(data or b"")
@@ -73,14 +68,16 @@ def match(
     sources: Sequence[DeltaSource],
     weights: Mapping[str, Sequence[float]],
     multiple: int | None = None,
+    tokens: Mapping[str, TokenRow] | None = None,
 ) -> Matched:
     """Return the sources in one vocabulary: "base", "union", or the tokenizer of a path.
 
     Rows are matched by token. A delta's row is zero where the expert or the base lacks the token;
     what the base lacks is defined by `MatchedBase`. "base" keeps the base's rows, "union" adds what
     is missing, a path's own tokens and no others are kept. `weights` are those of each merged
-    tensor, one an expert. The number of rows is rounded up to a multiple of `multiple`. A stored
-    delta or an adapter is in the base's vocabulary. Raises BadFile for a damaged tokenizer,
+    tensor, one an expert. The number of rows is rounded up to a multiple of `multiple`. `tokens`
+    are in the output whatever the choice, each with the row that it names. A stored delta or an
+    adapter is in the base's vocabulary. Raises BadFile for a damaged tokenizer,
     NotFound for a missing one, BadValue where there is nothing to match or the union cannot be
     made.
     """
@@ -108,22 +105,12 @@ def match(
         for name, source in zip(names, sources, strict=True)
     ]
     before = rows_of(base.infos[tensors[0]])
-    folder = None
-    if choice == "base":
-        output, after, files = ours, before, Replaced()
-    elif choice == "union":
-        output = union(ours, [member.tokenizer for member in members])
-        after = before if output is ours else max(before, output.size)
-        files = union_files(base, ours, output)
-    else:
-        folder = tokenizer_folder(choice)
-        found = Tokenizer.open(folder)
-        if found is None:
-            raise no_tokenizer(str(folder))
-        output, after, files = found, _rows_beside(folder, found), copied_files(folder)
-    after += -after % (multiple or 1)
-    configs, strange = config_files(base, ours, output, (before, after), folder)
-    matched = _matched(output, after, ours, before, members, tensors)
+    told = tokens or {}
+    output = output_tokens(choice, (base.folder, ours, before), members, told)
+    after = output.rows + -output.rows % (multiple or 1)
+    configs, strange = config_files(base, ours, output.tokenizer, (before, after), output.folder)
+    lent = lent_rows(told, (output.tokenizer, after), (base, ours), before, members, tensors)
+    matched = _matched(output.tokenizer, after, ours, before, members, tensors, lent)
     infos = {name: with_rows(base.infos[name], after) for name in tensors}
     donors = Donors([member.model for member in members], weights)
     return Matched(
@@ -133,10 +120,14 @@ def match(
             for expert, (source, member) in enumerate(zip(sources, members, strict=True))
         ],
         matched,
-        len(output.ids),
+        len(output.tokenizer.ids),
         (before, after),
-        {**files, **configs},
-        [*strange, *_notes(members, ours, output, matched[tensors[0]])],
+        {**output.files, **configs},
+        [
+            *strange,
+            *_notes(members, ours, output.tokenizer, matched[tensors[0]]),
+            *_unused(told, [ours, *(member.tokenizer for member in members)]),
+        ],
     )
 
 
@@ -147,6 +138,7 @@ def _matched(
     before: int,
     members: Sequence[Member],
     tensors: Sequence[str],
+    lent: Mapping[int, Lent],
 ) -> dict[str, Rows]:
     """Return where the rows of each tensor come from, once for tensors of equal rows."""
     known: dict[tuple[int, ...], Rows] = {}
@@ -155,17 +147,9 @@ def _matched(
         key = tuple(member.rows[tensor] for member in members)
         if key not in known:
             experts = [(member.tokenizer, member.rows[tensor]) for member in members]
-            known[key] = Rows.of(output, after, ours, before, experts)
+            known[key] = Rows.of(output, after, ours, before, experts, lent)
         found[tensor] = known[key]
     return found
-
-
-def _rows_beside(folder: Path, output: Tokenizer) -> int:
-    """Return the rows for a path's tokenizer: its model's, where a config.json beside it tells."""
-    path = folder / "config.json"
-    config = read_json(check_link(path, folder)) if path.exists() else {}
-    told = config.get("vocab_size") if isinstance(config, dict) else None
-    return told if type(told) is int and output.size <= told < MOST_TOKENS else output.size
 
 
 def _notes(members: Sequence[Member], ours: Tokenizer, output: Tokenizer, rows: Rows) -> list[str]:
@@ -189,10 +173,23 @@ def _notes(members: Sequence[Member], ours: Tokenizer, output: Tokenizer, rows: 
         said = [f"{len(found)} {text}, as {min(found)!r}" for text, found in parts if found]
         if said:
             told.append(f"{member.name}: {'; '.join(said)}")
-    given = sum(any(found[number] != NONE for found in rows.experts) for number in rows.made)
+    made = [number for number in rows.made if number not in rows.lent]
+    given = sum(any(found[number] != NONE for found in rows.experts) for number in made)
     if given:
         told.append(f"{given} rows the base lacks: each the mean of the tasks that have the token")
-    if len(rows.made) > given:
-        missing = len(rows.made) - given
+    if len(made) > given:
+        missing = len(made) - given
         told.append(f"{missing} rows of no model: each the mean of the base's tokens")
     return told
+
+
+def _unused(tokens: Mapping[str, TokenRow], every: Sequence[Tokenizer]) -> list[str]:
+    """Return a note on tokens that every model has, whose rows are not forced."""
+    names = [
+        token
+        for token, row in tokens.items()
+        if not row.force and all(token in tokenizer.ids for tokenizer in every)
+    ]
+    if not names:
+        return []
+    return [f"tokens: all models have {some(names)}, and keep their rows without force: true"]

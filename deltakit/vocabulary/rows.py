@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from deltakit.vocabulary.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from deltakit.vocabulary.lent import Lent
 
 NONE = -1
 
@@ -24,11 +26,13 @@ class Rows:
     >>> rows.base.tolist(), list(rows.runs())
     ([-1, 0], [(0, 1), (1, 2)])
 
-    base (n,) int64, experts (n,) int64 each.
+    base (n,) int64, experts (n,) int64 each. `lent` are the rows of models that have NONE of that
+    number; a forced one nobody has.
     """
 
     base: np.ndarray
     experts: Sequence[np.ndarray]
+    lent: Mapping[int, Lent] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -38,6 +42,7 @@ class Rows:
         base: Tokenizer,
         base_rows: int,
         experts: Sequence[tuple[Tokenizer, int]],
+        lent: Mapping[int, Lent] | None = None,
     ) -> Rows:
         """Match `count` rows of the output by token with models of so many rows each.
 
@@ -49,7 +54,13 @@ class Rows:
         for number in range(min(count, base_rows)):
             if number not in taken and number not in theirs:
                 ours[number] = number
-        return cls(ours, tuple(_rows(output, count, other, rows) for other, rows in experts))
+        found = cls(
+            ours, tuple(_rows(output, count, other, rows) for other, rows in experts), lent or {}
+        )
+        forced = [row for row, each in found.lent.items() if each.force]
+        for rows in (found.base, *found.experts):
+            rows[forced] = NONE
+        return found
 
     @property
     def made(self) -> np.ndarray:
@@ -66,6 +77,8 @@ class Rows:
         broken = np.zeros(max(0, len(self.base) - 1), dtype=np.bool_)
         for rows in (self.base, *self.experts):
             broken |= rows[1:] != np.where(rows[:-1] == NONE, NONE, rows[:-1] + 1)
+        for row in self.lent:
+            broken[max(0, row - 1) : row + 1] = True
         return np.concatenate(([0], np.flatnonzero(broken) + 1, [len(self.base)]))
 
     def runs(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
@@ -94,12 +107,12 @@ class Rows:
     ) -> Iterator[tuple[int, int, int]]:
         """Yield (start, stop, where they begin) for flat entries of rows that the base has.
 
-        `expert`: where they begin there, for rows that it has too.
+        `expert`: where they begin there, for rows that it has too, or is lent.
         """
         found = self.base if expert is None else self.experts[expert]
         before: tuple[int, int, int] | None = None
         for low, high, row, offset in self.pieces(start, stop, width):
-            if self.base[row] == NONE or found[row] == NONE:
+            if found[row] == NONE or (self.base[row] == NONE and row not in self.lent):
                 continue
             at = int(found[row]) * width + offset
             if before is not None and (low, at) == (before[1], before[2] + before[1] - before[0]):
@@ -110,6 +123,15 @@ class Rows:
             before = (low, high, at)
         if before is not None:
             yield before
+
+    def borrowed(
+        self, start: int, stop: int, width: int, expert: int
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the pieces of rows that the base has and an expert is lent."""
+        for low, high, row, offset in self.pieces(start, stop, width) if self.lent else ():
+            lacks = self.experts[expert][row] == NONE and self.base[row] != NONE
+            if lacks and row in self.lent:
+                yield low, high, row, offset
 
 
 def _rows(output: Tokenizer, count: int, model: Tokenizer, rows: int) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
 from tests.engine.merging import tune
 from tests.models import write_model
+from tests.vocabulary.worded import write_tokenizer
 
 LAYERS, HIDDEN, INNER, WORDS = 6, 16, 24, 32
 
@@ -25,13 +27,22 @@ CONFIG = {
 }
 
 
-def tensors() -> dict[str, torch.Tensor]:
+PLAIN = tuple(f"w{number}" for number in range(WORDS))
+# The words of models with a tokenizer, of which the first 32 are the model's and the rest added.
+WORDED = {
+    "plain": PLAIN,
+    "chat": (*PLAIN, "<|im_start|>", "<|im_end|>"),
+    "more": (*(word for word in reversed(PLAIN) if word != "w9"), "<|im_end|>", "<own>"),
+}
+
+
+def tensors(words: int = WORDS) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
 
     def some(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    found = {"model.embed_tokens.weight": some(WORDS, HIDDEN)}
+    found = {"model.embed_tokens.weight": some(words, HIDDEN)}
     for number in range(LAYERS):
         layer = f"model.layers.{number}."
         for part in "qkvo":
@@ -42,7 +53,7 @@ def tensors() -> dict[str, torch.Tensor]:
         found[f"{layer}input_layernorm.weight"] = some(HIDDEN)
         found[f"{layer}post_attention_layernorm.weight"] = some(HIDDEN)
     found["model.norm.weight"] = some(HIDDEN)
-    found["lm_head.weight"] = some(WORDS, HIDDEN)
+    found["lm_head.weight"] = some(words, HIDDEN)
     return found
 
 
@@ -53,3 +64,14 @@ def write_llamas(folder: Path) -> None:
     common = tune(base, 9)
     for seed, name in enumerate(("a", "b"), 1):
         write_model(folder / name, tune(common, seed), config=CONFIG)
+
+
+def write_worded_llamas(folder: Path) -> None:
+    """Write models with tokenizers: plain, and chat and more, which have other tokens."""
+    for seed, (name, words) in enumerate(WORDED.items(), 11):
+        ids = {word: number for number, word in enumerate(words)}
+        found = tune(tensors(len(words)), seed)
+        write_model(folder / name, found, config={**CONFIG, "vocab_size": len(words)})
+        write_tokenizer(folder / name, ids, [word for word in words if word not in PLAIN])
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0"}
+        (folder / name / "tokenizer_config.json").write_text(json.dumps(settings))

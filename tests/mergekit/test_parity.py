@@ -14,9 +14,10 @@ from deltakit.errors import DeltakitError
 from deltakit.mergekit import translate
 from deltakit.merging import plan_recipe
 from deltakit.recipe.text import read_data
+from deltakit.vocabulary.tokenizer import Tokenizer
 from tests.engine.merging import weights
-from tests.mergekit.configs import FORMS, form
-from tests.mergekit.models import write_llamas
+from tests.mergekit.configs import FORMS, TOKENS, form
+from tests.mergekit.models import WORDED, write_llamas, write_worded_llamas
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
@@ -44,10 +45,11 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"mergekit cannot be installed here: {error.fact}")
     folder = tmp_path_factory.mktemp("peer")
     write_llamas(folder)
-    for name in FORMS:
+    write_worded_llamas(folder)
+    for name in (*FORMS, *TOKENS):
         (folder / f"{name}.yaml").write_text(form(name, folder))
     done = subprocess.run(
-        [program.parent / "python", "-c", RUN, *FORMS],
+        [program.parent / "python", "-c", RUN, *FORMS, *TOKENS],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -74,3 +76,24 @@ def test_the_same_configuration_gives_the_same_numbers(name: str, merged: Path) 
         assert tensor.dtype == theirs[key].dtype
         largest = float(theirs[key].abs().max())
         assert float((tensor - theirs[key]).abs().max()) <= 2e-6 * largest, key
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_the_row_of_each_token_is_the_same(name: str, merged: Path) -> None:
+    found = translate(read_data(merged / f"{name}.yaml"))
+    execute(plan_recipe(found.recipe), merged / f"ours-{name}")
+    ours, theirs = (weights(merged / f"{whose}-{name}") for whose in ("ours", "theirs"))
+    ids, wanted = (
+        found.ids
+        for whose in ("ours", "theirs")
+        if (found := Tokenizer.open(merged / f"{whose}-{name}"))
+    )
+    assert set(ids) == set(wanted) >= set(WORDED["plain"])
+    order = [ids[token] for token in wanted]
+    for key, tensor in ours.items():
+        expected = theirs[key]
+        if key.startswith(("model.embed", "lm_head")):
+            assert len(tensor) == len(expected) == len(wanted)
+            tensor, expected = tensor[order], expected[list(wanted.values())]
+        largest = float(expected.abs().max())
+        assert float((tensor - expected).abs().max()) <= 2e-6 * largest, key

@@ -8,7 +8,7 @@ import pytest
 from deltakit.errors import BadFile, BadValue
 from deltakit.mergekit import is_mergekit, translate
 from deltakit.merging import plan_recipe
-from deltakit.recipe import Recipe, Rules
+from deltakit.recipe import Recipe, Rules, TokenRow
 from deltakit.recipe.text import parse
 from deltakit.tensors.checkpoint import Checkpoint
 from tests.mergekit.configs import FORMS, form
@@ -111,7 +111,13 @@ REFUSED = [
     (HEAD, "weight is missing for"),
     (WEIGHED + "chat_template: llama3", "known here"),
     (WEIGHED + "modules: {x: {}}", "exactly one of models, slices and modules"),
-    (WEIGHED + "tokenizer: {tokens: {x: {source: a}}}", "single tokens cannot be chosen"),
+    (WEIGHED + "tokenizer: {tokens: {x: {force: true}}}", "without its source"),
+    (WEIGHED + "tokenizer: {tokens: {x: {sorce: a}}}", "unknown key 'sorce'"),
+    (WEIGHED + "tokenizer: {tokens: {x: {source: {kind: zeros}}}}", "of another kind"),
+    (WEIGHED + "tokenizer: {tokens: {x: {source: {kind: zero, token: b}}}}", "key 'token'"),
+    (WEIGHED + "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}", "exactly one"),
+    (WEIGHED + "tokenizer: {tokens: {x: {source: .}}}", "a model that is not merged"),
+    (STACK + "tokenizer: {tokens: {x: {source: a}}}", "rows of stacked layers"),
     (WEIGHED + "tokenizer: {source: a}\ntokenizer_source: a", "both there"),
     (STACK + "tokenizer: {pad_to_multiple_of: 8}", "rows of stacked layers"),
     (WEIGHED + "tokeniser_source: base", "unknown key 'tokeniser_source'"),
@@ -211,3 +217,42 @@ def test_the_tokenizers_keys_are_the_recipes(models: Path, monkeypatch: pytest.M
     assert (recipe.tokenizer, recipe.pad_to_multiple_of) == ("union", 64)
     assert recipe.chat_template == "auto"
     assert any("mergekit pads the tokens" in note for note in found.notes)
+
+
+def test_rows_of_single_tokens_are_the_recipes(models: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(models)
+    more = """tokenizer:
+  source: base
+  tokens:
+    <x>: {source: a}
+    <y>: {source: {model: {path: base}}, force: true}
+    <z>: {source: {kind: zero}}
+    <u>: {source: {kind: model_token, model: b, token: c}, force: true}
+    <v>: {source: {kind: model_token, model: b, token_id: 7}}
+"""
+    recipe = translate(read(WEIGHED + more)).recipe
+    assert recipe.tokenizer == "base"
+    assert recipe.tokens == {
+        "<x>": TokenRow(source="a"),
+        "<y>": TokenRow(source="base", force=True),
+        "<z>": TokenRow(zero=True),
+        "<u>": TokenRow(source="b", like="c", force=True),
+        "<v>": TokenRow(source="b", like=7),
+    }
+    assert recipe.checked()
+
+
+def test_a_model_called_base_is_not_taken_for_the_base(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(models)
+    text = WEIGHED.replace("base_model: base", "base_model: a").replace(
+        "{model: a}", "{model: base}"
+    )
+    more = "tokenizer: {tokens: {x: {source: base}, y: {source: a}}}"
+    recipe = translate(read(text + more)).recipe.checked()
+    assert [task.name for task in recipe.tasks] == ["base-1", "b"]
+    assert {token: row.source for token, row in recipe.tokens.items()} == {
+        "x": "base-1",
+        "y": "base",
+    }
