@@ -32,7 +32,9 @@ class ImportanceMap(Mapping[str, "Tensor"]):
     (tensor(0.5000), 'tensor')
 
     Scores are float32 (or float64), of shape () for tensor units, (rows,) for row units, the
-    parameter's own for element units, (columns, columns) for the Gram matrices of regmean. `score`
+    parameter's own for element units, (columns, columns) for the Gram matrices of regmean. Head
+    units: (heads, 1) for the weights of q, k and v, (heads,) for their biases, (1, heads) for that
+    of o, the same score with each, and () for all other parameters. `score`
     says what was measured: "first", "second" or "mixed" (KlF, arXiv:2408.05200), "fisher" (mean
     squared gradient), "delta" (mean |delta|) or "gram". Raises NonFinite for a NaN or infinite
     score and BadValue for a negative one.

@@ -36,8 +36,12 @@ def command(
         typer.Option(metavar="|".join(KINDS), help="By default first with --data, delta without."),
     ] = None,
     units: Annotated[
-        str, typer.Option(metavar="tensor|row|element", help="What is scored one by one.")
+        str, typer.Option(metavar="tensor|head|row|element", help="What is scored one by one.")
     ] = "tensor",
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="all|N", help="Batches that count, by default about the last seven."),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="For a PATH: the base model, to take the delta to.")
     ] = None,
@@ -67,12 +71,14 @@ def command(
         )
     if units != "tensor" and kind in ("delta", "gram"):
         raise typer.BadParameter("--units goes with --kind first, second, mixed or fisher")
+    if window is not None and kind in ("delta", "gram", "fisher"):
+        raise typer.BadParameter("--window goes with --kind first, second or mixed")
     if os.sep in task or task in (".", ".."):
-        _of_path(Path(task), data, model, kind, units, base, out, as_json)
+        _of_path(Path(task), data, model, kind, units, window, base, out, as_json)
         return
     if out is not None or base is not None:
         raise typer.BadParameter("--out and --base go with a PATH; a task's map is kept with it")
-    _of_task(task, data, model, kind, units, store, as_json)
+    _of_task(task, data, model, kind, units, window, store, as_json)
 
 
 def _of_task(
@@ -81,6 +87,7 @@ def _of_task(
     model: Path | None,
     kind: str,
     units: str,
+    window: str | None,
     store: Path | None,
     as_json: bool,
 ) -> None:
@@ -104,7 +111,7 @@ def _of_task(
     else:
         if model is None:
             raise typer.BadParameter("--data needs --model PATH, the fine-tuned model")
-        found = _measure(model, data, task, kind, units)
+        found = _measure(model, data, task, kind, units, window)
     new = opened.attach_importance(task, _with_base(found, record.base_fingerprint))
 
     def render() -> None:
@@ -120,6 +127,7 @@ def _of_path(
     model: Path | None,
     kind: str,
     units: str,
+    window: str | None,
     base: Path | None,
     out: Path | None,
     as_json: bool,
@@ -138,7 +146,7 @@ def _of_path(
     source = None if base is None else Checkpoint.open(base)
     name = path.resolve().name
     if data is not None:
-        found = _measure(path, data, name, kind, units)
+        found = _measure(path, data, name, kind, units, window)
     else:
         assert source is not None
         with one_torch_thread():
@@ -152,7 +160,9 @@ def _of_path(
     emit({"out": out, "kind": kind, "scores": len(found)}, render, as_json)
 
 
-def _measure(model: Path, data: Path, task: str, kind: str, units: str) -> ImportanceMap:
+def _measure(
+    model: Path, data: Path, task: str, kind: str, units: str, window: str | None
+) -> ImportanceMap:
     from deltakit.learn.gram import gram
     from deltakit.learn.post_hoc import post_hoc
 
@@ -160,7 +170,7 @@ def _measure(model: Path, data: Path, task: str, kind: str, units: str) -> Impor
         return gram(model, data, task=task)
     finer = "" if units == "tensor" else f"-{units}"
     name = kind if kind == "fisher" else f"klf-{kind}"
-    return post_hoc(model, data, task=task, kind=name + finer)
+    return post_hoc(model, data, task=task, kind=name + finer, window=window)
 
 
 def _with_base(found: ImportanceMap, fingerprint: str | None) -> ImportanceMap:

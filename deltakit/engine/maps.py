@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from deltakit.engine.checks import Expert
 from deltakit.engine.groups import Group
-from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, WrongBase, some
+from deltakit.errors import BadValue, DeltakitError, NamesDiffer, ShapeMismatch, WrongBase, some
 from deltakit.importance import ImportanceMap
 from deltakit.provenance import ModelTable
+from deltakit.strategies import check_heads
 from deltakit.tensors.source import TensorSource
 
 
@@ -68,6 +69,12 @@ def check_common(
                 where=some(missing),
                 remedy="capture all maps over the same parameters",
             )
+        if found.units == "head":
+            try:
+                check_heads(found, {n: base.infos[n].shape for n in merged if n in found})
+            except DeltakitError as error:
+                raise error.at(artifact) from None
+            continue
         for name in (name for name in merged if name in found):
             shape, scores = base.infos[name].shape, found[name]
             fitting = [(shape[-1:] * 2)] if found.units == "gram" else [(), shape[:1], shape]

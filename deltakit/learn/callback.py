@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from deltakit.errors import AlreadyThere, DeltakitError
+from deltakit.learn import scores
 from deltakit.learn.klf_importance import KlfImportance
 
 
@@ -21,9 +22,10 @@ class KlfImportanceCallback(TrainerCallback):
     Runs at `on_pre_optimizer_step`: once per optimizer step whatever the gradient accumulation,
     with gradients unscaled and clipped (`timing="after"` runs right after the optimizer instead).
     A step that a GradScaler drops for overflow is skipped and counted. The other settings are
-    those of `KlfImportance.attach`. State starts at zero with every call of `train()`, a
-    resumed one included. Under DistributedDataParallel the first process writes the map. A file
-    that exists is refused before training begins, not after it, unless `replace`.
+    those of `KlfImportance.attach`; `window="all"` is as long as the training. State starts at zero
+    with every call of `train()`, a resumed one included. Under DistributedDataParallel the first
+    process writes the map. A file that exists is refused before training begins, not after it,
+    unless `replace`.
     """
 
     def __init__(
@@ -42,7 +44,11 @@ class KlfImportanceCallback(TrainerCallback):
                 where=str(self.path),
                 remedy="give another path, or replace=True",
             )
-        self.importance = KlfImportance.attach(kwargs["model"], **self.settings)
+        window = scores.window_of(
+            self.settings.get("window"), state.max_steps, self.settings.get("every", 1)
+        )
+        settings = {**self.settings, "window": window}
+        self.importance = KlfImportance.attach(kwargs["model"], **settings)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._attached().timing == "before":

@@ -13,13 +13,14 @@ from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
 from deltakit.learn.blocks import Part, Scratch, step_, step_rows_
 from deltakit.learn.gradients import Gradient, finite
+from deltakit.learn.head_units import Heads
 from deltakit.learn.parameters import tracked
 from deltakit.learn.rank_units import A, B, adapted_modules, rank_scores
 from deltakit.tensors.checkpoint import Checkpoint
 
 TIMINGS = ("before", "after")
 BUFFERS = ("device", "cpu")
-UNITS = ("tensor", "row", "element", "rank")
+UNITS = ("tensor", "head", "row", "element", "rank")
 
 
 class KlfImportance:
@@ -58,12 +59,12 @@ class KlfImportance:
         base: str | None,
         every: int = 1,
         buffers: str = "device",
+        heads: Heads | None = None,
     ) -> None:
         self.parameters = parameters
         self.units = units
         self.score = scores.check_score(score)
-        self.a1 = scores.check_decay("a1", a1)
-        self.a2 = scores.check_decay("a2", a2)
+        self.a1, self.a2 = a1, a2
         if timing not in TIMINGS:
             raise BadValue("unknown timing", expected=" or ".join(TIMINGS), got=timing)
         if not isinstance(every, int) or every < 1:
@@ -78,6 +79,7 @@ class KlfImportance:
         self.base = base
         self.every = every
         self.buffers = buffers
+        self.heads = heads
         self.steps = 0
         self.skipped = 0
         self._calls = 0
@@ -89,14 +91,16 @@ class KlfImportance:
         cls,
         model: torch.nn.Module,
         score: str = "first",
-        a1: float = 0.85,
-        a2: float = 0.85,
+        a1: float = scores.DECAY,
+        a2: float = scores.DECAY,
         timing: str = "before",
         *,
         base: str | Path | None = None,
         names: Iterable[str] | None = None,
         units: str = "tensor",
+        heads: int | None = None,
         every: int = 1,
+        window: int | None = None,
         buffers: str = "device",
     ) -> KlfImportance:
         """Start following the trainable parameters of `model`; nothing in it is changed.
@@ -107,9 +111,14 @@ class KlfImportance:
         `base` is the checkpoint the training starts from; its fingerprint goes into the map, so
         that a map cannot be merged with deltas of another base. `names` keeps only these
         parameters (checkpoint names). `units="row"` or `"element"` gives one score a row of each
-        parameter or each entry, `units="rank"` one a rank of a LoRA, for which the paper takes
-        `score="mixed"`. `every=n` scores the first call of `step` and every n-th
-        after it: a n-th of the cost, and a window n times as long in training steps.
+        parameter or each entry; `units="rank"` one a rank of a LoRA, for which the paper takes
+        `score="mixed"`; `units="head"` one an attention head, the mean over its rows of q, k and v
+        and its columns of o, and one a tensor elsewhere. `heads` is their number, which the model's
+        config tells where it has one (grouped queries: of key-value heads, each with its query
+        heads). `every=n` scores the first call of `step` and every n-th after it: a n-th of the
+        cost, and a window n times as long in training steps.
+        `window=n` sets a1 = a2 = 1 - 1/n, for which the last n scored steps count and not the last
+        seven: the steps of the whole training, divided by `every`, weigh all of it.
         `buffers="cpu"` keeps the two buffers in main memory, for a model that fills its
         accelerator; each step then moves one float32 a tracked parameter there. Raises `BadValue`
         for a setting or name that is wrong and `DeltakitError` for units that capture does not
@@ -124,6 +133,8 @@ class KlfImportance:
         parameters = tracked(model, names)
         if units == "rank":
             adapted_modules(parameters)
+        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        a1, a2 = scores.decays(a1, a2, window)
         return cls(
             parameters,
             units=units,
@@ -134,6 +145,7 @@ class KlfImportance:
             base=None if base is None else Checkpoint.open(base).fingerprint(),
             every=every,
             buffers=buffers,
+            heads=Heads.of(model, shapes, heads) if units == "head" else None,
         )
 
     @torch.no_grad()
@@ -185,7 +197,7 @@ class KlfImportance:
         """Return one float32 score a skill unit: the mean of I*U over it.
 
         Tensor units: shape (), by parameter. Row units: (rows,), element units: the parameter's
-        shape. Rank units: shape (r,), by the adapted module.
+        shape, head units: as `ImportanceMap` says. Rank units: shape (r,), by the adapted module.
         `provenance` is added to what the map says of its making. Raises `DeltakitError` when no
         step was counted and `NonFinite` for a score that is no number (a weight that overflowed).
         """
@@ -222,6 +234,8 @@ class KlfImportance:
                 name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
                 for name, buffers in self._state.items()
             }
+        if self.heads is not None:
+            return self.heads.scores((name, self._scores(name)) for name in self._state)
         each = {name: self._scores(name).cpu() for name in self._state}
         if self.units == "element":
             return each

@@ -18,7 +18,8 @@ from deltakit.learn.parameters import tracked
 from deltakit.tensors.checkpoint import Checkpoint
 
 _MEASURES = (*(f"klf-{score}" for score in scores.SCORES), "fisher")
-KINDS = tuple(f"{measure}{finer}" for measure in _MEASURES for finer in ("", "-row", "-element"))
+_FINER = ("-head", "-row", "-element")
+KINDS = tuple(f"{measure}{finer}" for measure in _MEASURES for finer in ("", *_FINER))
 
 
 def post_hoc(
@@ -31,8 +32,9 @@ def post_hoc(
     options: Sequence[str] | None = None,
     batch: int = 8,
     max_tokens: int = 256,
-    a1: float = 0.85,
-    a2: float = 0.85,
+    a1: float = scores.DECAY,
+    a2: float = scores.DECAY,
+    window: int | str | None = None,
 ) -> ImportanceMap:
     """Measure importance over a JSONL file of labelled texts at fixed weights.
 
@@ -41,11 +43,12 @@ def post_hoc(
 
     `klf-first`, `klf-second`, `klf-mixed`: the recurrence of `KlfImportance`, one step per batch
     in the order of the file, as in a training run whose optimizer does nothing; a = 0.85 is a
-    window of about seven batches, so raise a1 and a2 to weigh the whole file. `fisher`: the
-    empirical Fisher diagonal, mean over examples of the squared gradient of each example on its
-    own (`batch` is not used). Each is averaged over the parameter's scalars; `klf-first-row`,
-    `fisher-row`, ..: over those of each row; `klf-first-element`, `fisher-element`, ..: not at all,
-    which makes a map of the model's size.
+    window of about seven batches; `window`, a number of them or "all", sets both to 1 - 1/window.
+    `fisher`: the empirical Fisher diagonal, mean over examples of the squared gradient of each
+    example on its own (`batch` is not used). Each is averaged over the parameter's scalars;
+    `klf-first-head`, ..: over those of each attention head, of which the config tells the number;
+    `klf-first-row`, ..: over those of each row; `klf-first-element`, ..: not at all, which makes a
+    map of the model's size.
 
     Dropout is off. A batch (`fisher`: an example) with a NaN or infinite gradient is skipped
     and counted. The loss is the one of `deltakit.learn.objective`; `options` are the label texts
@@ -63,6 +66,8 @@ def post_hoc(
         )
     if batch < 1:
         raise BadValue("a batch holds one example or more", got=f"batch={batch}")
+    if kind.startswith("fisher") and window is not None:
+        raise BadValue("fisher is a mean over all examples and has no window", got=f"{window}")
     examples = read_examples(data)
     live, loss = objective(
         model, examples, source=str(data), options=options, max_tokens=max_tokens
@@ -74,8 +79,8 @@ def post_hoc(
         "data_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
         "examples": str(len(examples)),
     }
-    finer = next((u for u in ("row", "element") if kind.endswith(f"-{u}")), None)
-    measure, units = kind.removesuffix(f"-{finer}"), finer or "tensor"
+    finer = next((ending for ending in _FINER if kind.endswith(ending)), "")
+    measure, units = kind.removesuffix(finer), finer.removeprefix("-") or "tensor"
     if measure == "fisher":
         return fisher(
             live,
@@ -88,7 +93,14 @@ def post_hoc(
             provenance=provenance,
         )
     capture = KlfImportance.attach(
-        live, score=measure.removeprefix("klf-"), units=units, a1=a1, a2=a2, base=base, names=names
+        live,
+        score=measure.removeprefix("klf-"),
+        units=units,
+        a1=a1,
+        a2=a2,
+        window=scores.window_of(window, len(examples), batch),
+        base=base,
+        names=names,
     )
     for start in range(0, len(examples), batch):
         loss(examples[start : start + batch]).backward()

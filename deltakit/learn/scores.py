@@ -12,6 +12,7 @@ from deltakit.errors import BadValue, nearest
 Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch's _foreach functions take
 
 SCORES = ("first", "second", "mixed")
+DECAY = 0.85  # a1 and a2 of the reference: what a window of 1 / (1 - .85), six or seven steps, has
 
 # One block of a parameter at a time. On a CPU the block and its scratch stay in cache (three times
 # the speed of whole tensors); on an accelerator launches cost more than memory traffic.
@@ -53,6 +54,47 @@ def check_decay(name: str, value: float) -> float:
         expected="a fraction of the old state to keep, such as 0.85",
         got=str(value),
     )
+
+
+def decays(a1: float, a2: float, window: int | None) -> tuple[float, float]:
+    """Return a1 and a2, those of a window of scored steps where one is given.
+
+    >>> decays(0.85, 0.85, None), decays(0.85, 0.85, 4)
+    ((0.85, 0.85), (0.75, 0.75))
+
+    A step weighs 1 / window in I and in U when it comes. Raises `BadValue` for a window that is no
+    whole number above 1 (of one step alone U is 0), or beside other decays.
+    """
+    if window is None:
+        return check_decay("a1", a1), check_decay("a2", a2)
+    if (a1, a2) != (DECAY, DECAY):
+        raise BadValue(
+            "a window sets a1 and a2",
+            got=f"window={window}, a1={a1}, a2={a2}",
+            remedy="give a window, or a1 and a2",
+        )
+    if not isinstance(window, int) or isinstance(window, bool) or window < 2:
+        raise BadValue(
+            "a window is no whole number above 1",
+            expected="a number of scored steps, such as 100",
+            got=str(window),
+        )
+    return 1.0 - 1.0 / window, 1.0 - 1.0 / window
+
+
+def window_of(window: int | str | None, steps: int, every: int = 1) -> int | None:
+    """Return the scored steps of a window; "all" are those of a run of `steps`.
+
+    >>> window_of("all", 250, every=4), window_of(7, 250), window_of(None, 250)
+    (63, 7, None)
+    """
+    if not isinstance(window, str):
+        return window
+    if window == "all":
+        return -(-steps // every)
+    if window.isascii() and window.isdigit() and len(window) < 10:
+        return int(window)
+    raise BadValue("a window is a number of steps, or all of them", expected="all", got=window)
 
 
 def sensitivity_(product: Tensor, score: str) -> Tensor:

@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, WrongBase, nearest, some
+from deltakit.errors import (
+    BadValue,
+    DeltakitError,
+    NamesDiffer,
+    ShapeMismatch,
+    WrongBase,
+    nearest,
+    some,
+)
 from deltakit.lora import open_adapter
 from deltakit.lora.layout import PREFIX
 from deltakit.store.content import keep
 from deltakit.store.home import Home
 from deltakit.store.manifest import now
 from deltakit.store.tasks import TaskRecord, read_task
+from deltakit.strategies import check_heads
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
@@ -117,6 +126,12 @@ def check_importance(
             if close
             else "measure it on a model of this architecture: deltakit importance",
         )
+    if importance.units == "head":
+        try:
+            check_heads(importance, {name: infos[name].shape for name in importance})
+        except DeltakitError as error:
+            raise error.at(label) from None
+        return
     for name, scores in importance.items():
         shape, units = infos[name].shape, importance.units
         fitting = {"element": shape, "rank": shape, "row": shape[:1], "gram": shape[-1:] * 2}

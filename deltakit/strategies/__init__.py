@@ -9,6 +9,7 @@ import sys
 from deltakit.strategies import masks, weights
 from deltakit.strategies._catalogue import Catalogue
 from deltakit.strategies._depth import depths, layer, with_layer
+from deltakit.strategies._heads import attention_blocks, check_heads, head_shape
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._method import Method
 from deltakit.strategies._plugins import file_of, is_own_file
@@ -51,10 +52,13 @@ __all__ = [
     "Streaming",
     "Weighting",
     "Whole",
+    "attention_blocks",
+    "check_heads",
     "depths",
     "file_of",
     "find",
     "get",
+    "head_shape",
     "is_own_file",
     "layer",
     "masks",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadValue, NamesDiffer, some
+from deltakit.importance import ImportanceMap
 from deltakit.strategies._depth import without_layer
+from deltakit.strategies._heads import attention_blocks
 from deltakit.strategies._klf_levels import Units
-from deltakit.strategies._strategy import Scores, Shape
+from deltakit.strategies._strategy import Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,21 @@ def common_units(scores: Sequence[Scores], names: Sequence[str]) -> list[str]:
             got=some([name for task in scores for name in task]) or "no names",
         )
     return units
+
+
+def shared_units(scores: Sequence[Scores], names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the parameters by the first of those that have the same units.
+
+    A head is one unit of several parameters, and each bears its score; all others have units of
+    their own.
+    """
+    each = {name: [name] for name in names}
+    if all(isinstance(task, ImportanceMap) and task.units == "head" for task in scores):
+        for members in attention_blocks(n for n in names if scores[0][n].dim()).values():
+            each[members[0]] = members
+            for name in members[1:]:
+                del each[name]
+    return each
 
 
 def check_alike(scores: Sequence[Scores], units: Sequence[str]) -> None:
@@ -79,11 +95,11 @@ def kinds(names: Iterable[str]) -> list[list[str]]:
 
 
 def unit_blocks(
-    scores: Sequence[Scores], units: Sequence[str], shapes: Mapping[str, Shape] | None
+    scores: Sequence[Scores], units: Sequence[str], entries: Mapping[str, int] | None
 ) -> Iterator[Units]:
     """Yield the scores of all units, parameter by parameter: (tasks, units) float64.
 
-    With shapes each unit comes with its size: the entries of its parameter, shared out evenly.
+    With `entries` each unit comes with its size: those of its name, shared out evenly.
     """
     import numpy as np
     import torch
@@ -93,6 +109,6 @@ def unit_blocks(
         for start in range(0, len(each[0]), _BLOCK):
             rows = [row[start : start + _BLOCK].double() for row in each]
             sizes = None
-            if shapes is not None:
-                sizes = np.full(len(rows[0]), math.prod(shapes[name]) // len(each[0]))
+            if entries is not None:
+                sizes = np.full(len(rows[0]), entries[name] // len(each[0]))
             yield Units(torch.stack(rows).numpy(), sizes)

@@ -21,7 +21,8 @@ def element_scores(stack: Stack) -> Tensor:
 def entry_scores(stack: Stack, dtype: torch.dtype) -> Tensor:
     """Return the importance of each entry of each expert: (k, *shape).
 
-    A score for the tensor holds for all of it, one a row for the row's entries. Raises BadValue
+    A score for the tensor holds for all of it, one a row for the row's entries; (2, 1) and (1, 2)
+    are scores of the halves of a matrix's rows and columns, and so on. Raises BadValue
     where there is no importance, ShapeMismatch for scores of another shape.
     """
     import torch
@@ -43,6 +44,9 @@ def entry_scores(stack: Stack, dtype: torch.dtype) -> Tensor:
         elif shape and scores.shape == shape[:1]:
             at = torch.arange(stack.start, stack.start + count) // max(1, stack.row)
             each = scores[at]
+        elif _divides(tuple(scores.shape), shape):
+            at = torch.arange(stack.start, stack.start + count)
+            each = scores.reshape(-1)[_block_of(at, tuple(scores.shape), shape)]
         else:
             raise ShapeMismatch(
                 f"the importance of task {task!r} has another shape",
@@ -52,3 +56,18 @@ def entry_scores(stack: Stack, dtype: torch.dtype) -> Tensor:
             )
         rows.append(each.to(dtype))
     return torch.stack(rows).reshape(stack.deltas.shape)
+
+
+def _divides(blocks: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(blocks) != len(shape):
+        return False
+    return all(n > 0 and size % n == 0 for n, size in zip(blocks, shape, strict=True))
+
+
+def _block_of(at: Tensor, blocks: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    """Return the flat index of the block that each flat index of a parameter lies in."""
+    found, stride = at * 0, 1
+    for n, size in zip(reversed(blocks), reversed(shape), strict=True):
+        found += at % size // (size // n) * stride
+        at, stride = at // size, stride * n
+    return found

@@ -26,7 +26,14 @@ from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._klf_chain import Arrivals, Levels, Meeting, found_levels
 from deltakit.strategies._klf_levels import Blocks, Units
-from deltakit.strategies._klf_units import check_alike, common_units, kinds, means, unit_blocks
+from deltakit.strategies._klf_units import (
+    check_alike,
+    common_units,
+    kinds,
+    means,
+    shared_units,
+    unit_blocks,
+)
 from deltakit.strategies._scores import entry_scores
 from deltakit.strategies._settings import Positive, Share
 from deltakit.strategies._stack import Stack
@@ -50,9 +57,9 @@ class Klf(Combining, Streaming):
     the tasks it is important to; softmax of importance / tau), whatever the order. neither: what
     a unit important to nobody gets in the static chain, half the new one (the paper) or its
     "running_mean" share 1/k. beta is the memory of the cumulative importance. tau 0.25 is the
-    reference code's, 0.15 is also reported. units: a skill unit is what the maps score, a parameter
-    tensor, a row or a single entry ("map"), or each parameter by its mean score ("tensor"). A
-    parameter that no map scores is averaged.
+    reference code's, 0.15 is also reported. units: a skill unit is what the maps score ("map"), a
+    parameter tensor, an attention head, a row or a single entry; or each parameter by its mean
+    score ("tensor"). A parameter that no map scores is averaged.
 
     Three options, none of them the paper's, make importance bite. within: normalise and rank among
     all units of the "model", or among those of one "kind", parameters whose names differ in the
@@ -98,18 +105,24 @@ class Klf(Combining, Streaming):
         else:
             unscored = [1 / k for k in range(1, len(scores) + 1)]
         facts: dict[str, Any] = dict.fromkeys(shapes, unscored)
-        sized = shapes if self.share == "parameters" else None
-        finer = self.units == "map" and any(task[n].numel() != 1 for task in scores for n in units)
+        shared = {name: [name] for name in units}
+        if self.units == "map":
+            shared = shared_units(scores, units)
+        entries = {n: sum(math.prod(shapes[m]) for m in same) for n, same in shared.items()}
+        finer = self.units == "map" and any(
+            task[n].numel() != 1 or len(same) > 1 for task in scores for n, same in shared.items()
+        )
         if finer:
             check_alike(scores, units)
-        for names in self.compared(units):
+        for names in self.compared(list(shared)):
             if finer:
-                blocks = partial(unit_blocks, scores, names, sized)
-                facts |= dict.fromkeys(names, self._levels(blocks, len(scores)))
+                sized = entries if self.share == "parameters" else None
+                levels = self._levels(partial(unit_blocks, scores, names, sized), len(scores))
+                facts |= {member: levels for name in names for member in shared[name]}
                 continue
             table = means(scores, names)  # (tasks, units)
-            sizes = [math.prod(shapes[name]) for name in names]
             joint = self.order == "joint"
+            sizes = [entries[name] for name in names]
             shares = (self.coefficients if joint else self.arriving)(table, sizes)
             facts |= {name: shares[:, unit].tolist() for unit, name in enumerate(names)}
         return facts
@@ -191,13 +204,14 @@ class Klf(Combining, Streaming):
             return torch.from_numpy(share(stack.fact, flat)).reshape(each.shape)
         scores = torch.stack([found.double().reshape(-1) for found in stack.scores])
         shares = torch.from_numpy(share(stack.fact, scores.numpy()))
+        shares = shares.reshape(len(shares), *stack.scores[0].shape)
         return entry_scores(dataclasses.replace(stack, scores=tuple(shares)), torch.float64)
 
     def keeps(self, info: TensorInfo, scores: Sequence[Tensor]) -> Mapping[str, TensorInfo]:
-        if any(found.numel() != 1 for found in scores):
+        if any(found.numel() != 1 or found.dim() > 1 for found in scores):
             raise BadValue(
-                "a task cannot be added later to what klf fuses by rows or entries: all their"
-                " scores would be kept of every task",
+                "a task cannot be added later to what klf fuses by heads, rows or entries: all"
+                " their scores would be kept of every task",
                 remedy="merge all tasks at once, or with maps of one score a parameter",
             )
         return super().keeps(info, scores)

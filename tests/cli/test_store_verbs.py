@@ -275,6 +275,7 @@ def test_importance_of_a_path_is_a_file(here: Path):
         (["x", "--kind", "delta", "--data", "y"], "takes no --data"),
         (["x", "--data", "y"], "needs --model"),
         (["x", "--kind", "delta", "--units", "row"], "--units goes with --kind first"),
+        (["x", "--kind", "delta", "--window", "all"], "--window goes with --kind first"),
     ],
 )
 def test_importance_says_what_is_missing(here: Path, options: list[str], words: str):

@@ -111,6 +111,15 @@ def test_every_nth_step_and_buffers_on_the_cpu_are_settings_too(tmp_path):
     assert dict(maps[1]) != dict(maps[2])
 
 
+def test_a_window_of_all_steps_is_as_long_as_the_training(tmp_path):
+    for every, a in ((1, 1 - 1 / 3), (2, 0.5)):
+        file = tmp_path / f"{every}.safetensors"
+        callback = KlfImportanceCallback(file, task="toy", every=every, window="all")
+        trainer(without_dropout(), tmp_path, callback).train()
+        found = ImportanceMap.open(file).provenance
+        assert (found["a1"], found["a2"]) == (repr(a), repr(a))
+
+
 def test_bf16_autocast_is_captured_at_full_precision(tmp_path):
     file = tmp_path / "toy.safetensors"
     callback = KlfImportanceCallback(file, task="toy")

@@ -317,7 +317,7 @@ def test_names_keep_only_those_parameters():
 
 def test_units_that_capture_does_not_support_are_refused():
     with pytest.raises(DeltakitError, match="does not support these skill units"):
-        KlfImportance.attach(scalar(), units="head")
+        KlfImportance.attach(scalar(), units="column")
 
 
 def test_finer_units_have_the_tensors_score_as_their_mean():

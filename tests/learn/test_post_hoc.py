@@ -171,3 +171,16 @@ def test_fisher_by_row_and_by_element_average_to_that_of_the_tensor(folder, data
         if name in total:
             torch.testing.assert_close(element, total[name] / len(rows))
     assert {m.units for m in found.values()} == {"tensor", "row", "element"}
+
+
+@pytest.mark.parametrize(("window", "a"), [("all", 0.75), ("2", 0.5), (5, 0.8)])
+def test_a_window_sets_the_decays_and_all_is_the_number_of_batches(folder, data, window, a):
+    found = post_hoc(folder, data, task="t", batch=1, window=window)
+    by_hand = post_hoc(folder, data, task="t", batch=1, a1=a, a2=a)
+    assert dict(found) == dict(by_hand)
+    assert found.provenance["a1"] == found.provenance["a2"] == repr(a)
+
+
+def test_a_fisher_map_has_no_window(folder, data):
+    with pytest.raises(BadValue, match="has no window"):
+        post_hoc(folder, data, task="t", kind="fisher-row", window="all")

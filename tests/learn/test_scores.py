@@ -87,3 +87,25 @@ def test_an_unknown_score_names_the_nearest():
 def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(BadValue, match=r"a1 is outside \[0, 1\)"):
         scores.check_decay("a1", decay)
+
+
+def test_a_window_of_n_steps_weighs_each_by_a_nth():
+    assert scores.decays(0.85, 0.85, 100) == (0.99, 0.99)
+    assert scores.decays(0.2, 0.3, None) == (0.2, 0.3)
+
+
+@pytest.mark.parametrize("window", [1, 0, -3, 2.5, True, "all"])
+def test_a_window_that_is_no_number_of_steps_is_refused(window):
+    with pytest.raises(BadValue, match="whole number above 1"):
+        scores.decays(0.85, 0.85, window)
+
+
+def test_a_window_beside_other_decays_is_refused():
+    with pytest.raises(BadValue, match="a window sets a1 and a2"):
+        scores.decays(0.9, 0.85, 10)
+
+
+@pytest.mark.parametrize("window", ["most", "", "-1", "1.5", "\u0664", "9" * 30])
+def test_a_window_that_is_no_word_is_refused(window):
+    with pytest.raises(BadValue, match="a number of steps, or all"):
+        scores.window_of(window, 10)

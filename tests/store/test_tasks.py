@@ -167,6 +167,7 @@ def test_an_importance_map_is_a_new_revision(project: Project):
         ({"layer.bios": torch.tensor(1.0)}, {}, NamesDiffer, "'layer.bias'"),
         ({"layer.weight": torch.ones(7)}, {"units": "row"}, ShapeMismatch, r"\[8\] for row"),
         ({"layer.weight": torch.ones(8)}, {"units": "element"}, ShapeMismatch, r"\[8, 8\]"),
+        ({"layer.weight": torch.ones(2, 1)}, {"units": "head"}, ShapeMismatch, "of heads"),
     ],
 )
 def test_an_importance_map_of_another_model_is_refused(
