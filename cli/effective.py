@@ -32,7 +32,7 @@ class Row:
         rule = self.rule or None
         told = {"name": self.name, "layer": self.layer, "what": self.what, "rule": rule, **own}
         if self.home is not None:
-            told["from"] = {"model": self.home.taken or "base", "tasks": list(self.home.tasks)}
+            told["from"] = {"model": self.home.model, "tasks": list(self.home.tasks)}
             if self.layer is not None:
                 told["from"] |= {"layer": self.home.layer, "tasks": dict(self.home.tasks)}
         return told

@@ -69,9 +69,13 @@ def resolve(
 
 
 def reopen(recipe: Recipe, store: Store | None = None) -> Resolved:
-    """Open what a recipe names: its paths as they stand, and tasks without one in the store."""
+    """Open what a recipe names: its paths as they stand, and tasks without one in the store.
+
+    The experts are its tasks, then its models, by name.
+    """
     found = [_placed(task, store) for task in recipe.tasks]
     model, table = _base(found, recipe.base or None, None if recipe.base else store)
+    found += [Place(name, Path(path)) for name, path in sorted(recipe.models.items())]
     experts = [Expert(place.label, open_source(place.path), place.importance) for place in found]
     return Resolved(model, table, experts, [str(place.path) for place in found])
 

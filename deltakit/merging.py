@@ -115,7 +115,7 @@ def _located(tasks: Sequence[Task], found: Resolved) -> list[Task]:
         msgspec.structs.replace(
             task, path=path, importance=None if e.importance is None else str(e.importance)
         )
-        for task, path, e in zip(tasks, found.paths, found.experts, strict=True)
+        for task, path, e in zip(tasks, found.paths, found.experts, strict=False)  # then its models
     ]
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from deltakit.recipe import Recipe, Rule, Rules, Slice, Task, TokenRow
+from deltakit.recipe import ModelLayers, Recipe, Rule, Rules, Slice, Task, TokenRow
 from deltakit.recipe.text import parse
 
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
@@ -24,9 +24,9 @@ def test_its_recipe_means_what_it_says():
 
 
 def test_it_names_every_key():
-    for struct in (Recipe, Rule, Task, Slice):
+    for struct in (Recipe, Rule, Task, Slice, ModelLayers):
         for key in struct.__struct_fields__:
-            assert f"`{key}`" in PAGE or f"`{key}:" in PAGE, key
+            assert f"`{key}`" in PAGE or f"{key}: " in PAGE, key
 
 
 def test_the_page_on_vocabularies_names_every_key_of_a_token_s_row():

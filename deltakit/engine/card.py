@@ -44,7 +44,7 @@ Scale {text(recipe.scale)}, seed {recipe.seed}.{_around(recipe)}
 
 
 def _stacked(recipe: Recipe, base: str) -> str:
-    models = " and ".join([base, *(task.name for task in recipe.tasks)])
+    models = " and ".join([base, *(task.name for task in recipe.tasks), *sorted(recipe.models)])
     return f"""# Layers of {models}, stacked
 
 Made by deltakit (the package deltakit-merge) without a merge: each layer is one model's own.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from deltakit.delta_source import ModelDelta, is_merged
 from deltakit.engine.checks import Expert
 from deltakit.errors import BadValue, DtypeMismatch, some
-from deltakit.recipe import Recipe, Rules
+from deltakit.recipe import BASE, Recipe, Rules
 from deltakit.stacking import Stack, StackedBase, differences, stack, stacked_config
 from deltakit.strategies import layer, with_layer
 from deltakit.tensors.checkpoint import Checkpoint
@@ -33,6 +33,8 @@ class Stacked:
 def stacked(recipe: Recipe, base: Checkpoint, experts: Sequence[Expert]) -> Stacked:
     """Return base and experts with the layers of a recipe's slices; as they are without slices.
 
+    `experts` stand for the recipe's tasks, then for its models, by name.
+
     Raises BadValue for an expert that is no model, and for what a config says of layers and cannot
     say of the stack; DtypeMismatch for models of several dtypes where the recipe names none.
     """
@@ -44,17 +46,19 @@ def stacked(recipe: Recipe, base: Checkpoint, experts: Sequence[Expert]) -> Stac
             remedy="stack the layers first, and merge the stacked models",
         )
     models = {expert.name: _model(expert) for expert in experts}
-    found = stack(recipe.slices, base, models)
+    experts, more = experts[: len(recipe.tasks)], experts[len(recipe.tasks) :]
+    tasks = {expert.name: models[expert.name] for expert in experts}
+    found = stack(recipe.slices, base, tasks, {expert.name: models[expert.name] for expert in more})
     rules = Rules(recipe, found.base.infos, found.taken)
     factors = _factors(rules, found)
     if recipe.dtype is None:
         _check_dtypes(base, found)
-    outer = [expert for expert in experts if expert.name in found.outer]
+    outer = [expert for expert in (*experts, *more) if expert.name in found.outer]
     notes = check_same_tokens(
         base, [e.name for e in outer], [e.source for e in outer], lambda name: True
     )
-    taken = {level.taken for level in found.levels if level.taken} & set(models)
-    configs = {name: models[name].config() for name in sorted(taken)}
+    named = {level.model for level in found.levels} & set(models)
+    configs = {name: models[name].config() for name in sorted(named)}
     for name, config in configs.items():
         differ = differences(base.config(), config)
         if differ:
@@ -101,11 +105,13 @@ def _factors(rules: Rules, found: Stack) -> dict[str, float]:
 
 
 def _check_dtypes(base: Checkpoint, found: Stack) -> None:
-    """Raise DtypeMismatch where what is taken has another dtype than the base's of its kind."""
+    """Raise DtypeMismatch where another model's layers have another dtype than the base's."""
     known: dict[str, set[str]] = {}
     for name, info in base.infos.items():
         known.setdefault(_kind(name), set()).add(info.dtype)
-    for name in sorted(found.taken):
+    for name, level in sorted(found.homes.items(), key=lambda item: item[0]):
+        if level.model == BASE:
+            continue
         info = found.base.infos[name]
         if is_merged(info) and info.dtype not in known.get(_kind(name), {info.dtype}):
             raise DtypeMismatch(

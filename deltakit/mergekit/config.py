@@ -88,16 +88,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return [*(part.parameters for part in (self.modules or {}).values()), self.parameters]
 
     def in_one_module(self) -> Config:
-        """Return the configuration with the slices or models of its one module as its own."""
+        """Return the configuration with the slices or models of its one module as its own.
+
+        Several that say the same of models are one: the whole model.
+        """
         if self.modules is None:
             return self
-        if len(self.modules) != 1:
+        only, *more = self.modules.values() or [Module()]
+        if any(other != only or other.slices is not None for other in more):
             raise BadFile(
-                "modules: a model of several parts cannot be merged part by part",
-                got=", ".join(self.modules) or "none",
-                remedy="merge it whole, with models; rules give a part other settings",
+                "modules: a model of several parts cannot be merged otherwise part by part",
+                got=", ".join(self.modules),
+                remedy="merge it whole, with models; filters, or rules of a recipe, give a part"
+                " other settings",
             )
-        (only,) = self.modules.values()
         if (only.slices is None) == (only.models is None):
             raise BadFile("modules: exactly one of models and slices is to be in one")
         return msgspec.structs.replace(self, slices=only.slices, models=only.models)

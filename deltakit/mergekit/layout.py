@@ -8,14 +8,13 @@ from itertools import accumulate
 
 from deltakit import recipe
 from deltakit.errors import BadFile
-from deltakit.mergekit.config import Config, Slice
-from deltakit.mergekit.methods import Method, method
+from deltakit.mergekit.config import Config
+from deltakit.mergekit.methods import method
 from deltakit.mergekit.models import names_of, path_of, slices_of
+from deltakit.mergekit.parts import Part, Range, base_of, parts_of, ranges_of
 from deltakit.stacking import stack
 from deltakit.strategies import depths, layer
 from deltakit.tensors.checkpoint import Checkpoint
-
-Range = tuple[int, int]  # from the first layer up to but not with the last
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class Layout:
 
     base: str
     tasks: Mapping[str, str]  # name of each task -> its path
-    parts: Sequence[Slice]
-    taken: Sequence[bool]  # whether each part is one model's layers as they are
+    models: Mapping[str, str]  # of models that are no tasks, whose layers slices name
+    parts: Sequence[Part]
     ranges: Sequence[Range]  # of each part, in the output
     slices: Sequence[recipe.Slice]
     names: Sequence[str]  # of the output's tensors
@@ -48,59 +47,39 @@ class Layout:
 
 def layout(config: Config) -> Layout:
     """Return what a configuration's models and slices mean; opens the models' headers."""
-    way = method(config.merge_method)
-    parts = slices_of(config)
-    base = None if config.base_model is None else path_of(config.base_model, "base_model")
-    first = path_of(parts[0].sources[0].model, "model")
-    if base is None and way.needs_base:
-        raise BadFile(f"base_model is missing, which {config.merge_method} needs")
-    model = Checkpoint.open(base or first)
-    each = [_ranges(part, _layers(model)) for part in parts]
-    plain = config.merge_method != "passthrough" and _plain(each, _layers(model))
-    taken = [not plain and len(found) == 1 for found in each]
-    tasks = _tasks(config, way, base, each, taken)
-    sizes = [stop - start for start, stop in (next(iter(found.values())) for found in each)]
-    ends = list(accumulate(sizes))
-    ranges = [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-    slices = [] if plain else _slices(config, way, base or first, tasks, each, taken)
+    way, given = method(config.merge_method), slices_of(config)
+    owns = [base_of(config, way, part, number) for number, part in enumerate(given, 1)]
+    base = owns[0] or path_of(given[0].sources[0].model, "model")
+    if config.base_model is not None:
+        base = path_of(config.base_model, "base_model")
+    model = Checkpoint.open(base)
+    layers = 1 + max((n for n in map(layer, model.infos) if n is not None), default=-1)
+    each = [ranges_of(part, layers) for part in given]
+    # Any source is a base to sum onto; a base that is named is one for all that need it.
+    bases = [
+        own if own and way.needs_base else base if base in found else next(iter(found))
+        for own, found in zip(owns, each, strict=True)
+    ]
+    plain = config.merge_method != "passthrough" and _plain(each, bases, layers)
+    parts = parts_of(config, way, given, each, bases, plain)
+    if config.base_model is not None and not way.needs_base:
+        _check_base(base, parts)
+    tasks, models = _named(config, base, parts, plain)
+    ends = list(accumulate(part.size for part in parts))
+    ranges = [(end - part.size, end) for end, part in zip(ends, parts, strict=True)]
+    slices = [] if plain else _slices(base, tasks, models, parts)
     names = list(model.infos)
     if slices:
-        names = list(stack(slices, model, {n: Checkpoint.open(p) for n, p in tasks.items()}).base)
-    return Layout(base or first, tasks, parts, taken, ranges, slices, names)
+        opened = [{n: Checkpoint.open(p) for n, p in of.items()} for of in (tasks, models)]
+        names = list(stack(slices, model, *opened).base)
+    return Layout(base, tasks, models, parts, ranges, slices, names)
 
 
-def _layers(model: Checkpoint) -> int:
-    return 1 + max((n for n in map(layer, model.infos) if n is not None), default=-1)
-
-
-def _ranges(part: Slice, layers: int) -> dict[str, Range]:
-    """Return the layers of each model of a slice."""
-    found: dict[str, Range] = {}
-    for source in part.sources:
-        path = path_of(source.model, "model")
-        if path in found:
-            raise BadFile("a model is there twice", got=path)
-        start, stop = source.layer_range or (0, layers)
-        if not 0 <= start < stop:
-            raise BadFile(
-                "slices: a layer_range without layers",
-                expected="the first layer, and the one after the last",
-                got=f"[{start}, {stop}]",
-            )
-        found[path] = start, stop
-    if len({stop - start for start, stop in found.values()}) > 1:
-        raise BadFile(
-            "slices: sources of one slice of different numbers of layers",
-            got=", ".join(f"[{start}, {stop}]" for start, stop in found.values()),
-        )
-    return found
-
-
-def _plain(each: Sequence[Mapping[str, Range]], layers: int) -> bool:
+def _plain(each: Sequence[Mapping[str, Range]], bases: Sequence[str], layers: int) -> bool:
     """Tell whether all layers are there once, in order, of the same models."""
     end = 0
-    for found in each:
-        if set(found) != set(each[0]) or len(set(found.values())) > 1:
+    for found, base in zip(each, bases, strict=True):
+        if set(found) != set(each[0]) or base != bases[0] or len(set(found.values())) > 1:
             return False
         start, stop = next(iter(found.values()))
         if start != end:
@@ -109,74 +88,51 @@ def _plain(each: Sequence[Mapping[str, Range]], layers: int) -> bool:
     return end == layers
 
 
-def _tasks(
-    config: Config,
-    way: Method,
-    base: str | None,
-    each: Sequence[Mapping[str, Range]],
-    taken: Sequence[bool],
-) -> dict[str, str]:
-    """Return the models that are tasks, by name: all but a base that only the deltas are to."""
-    merged = [path for found, one in zip(each, taken, strict=True) if not one for path in found]
-    lone = [path for found, one in zip(each, taken, strict=True) if one for path in found]
-    own = base or next(iter(each[0]))
-    if way.needs_base:
-        merged = [path for path in merged if path != base]
-        if config.merge_method == "slerp" and not all(taken):
-            merged = [f"{base}", *merged]
-    elif base is not None and merged and base not in merged:
+def _check_base(base: str, parts: Sequence[Part]) -> None:
+    """Raise BadFile for a base that is none of the models of a method that has no base."""
+    merging = [part for part in parts if not part.taken]
+    if merging and all(base not in part.ranges for part in merging):
         raise BadFile("base_model is not among the models, and linear has no use for it")
-    paths = list(dict.fromkeys([*merged, *(path for path in lone if path != own)]))
-    named = zip(names_of(paths), paths, strict=True)
-    # A slice that takes layers of "base", or a token with its row, is to mean the base.
-    clash = any(taken) or (config.tokenizer is not None and bool(config.tokenizer.tokens))
-    return {f"{n}-1" if clash and n == recipe.BASE and p != own else n: p for n, p in named}
+
+
+def _named(
+    config: Config, base: str, parts: Sequence[Part], plain: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the models that are tasks, by name, and the others beside the base."""
+    tasks = list(dict.fromkeys(path for part in parts for path in part.merged))
+    used = [path for part in parts for path in (*part.ranges, part.base)]
+    others = [path for path in dict.fromkeys(used) if path not in (base, *tasks)]
+    # A slice of layers of "base", or a token with its row, is to mean the base.
+    clash = not plain or (config.tokenizer is not None and bool(config.tokenizer.tokens))
+    names = [
+        f"{name}-1" if clash and name == recipe.BASE and path != base else name
+        for name, path in zip(names_of([*tasks, *others]), [*tasks, *others], strict=True)
+    ]
+    named = list(zip(names, [*tasks, *others], strict=True))
+    return dict(named[: len(tasks)]), dict(named[len(tasks) :])
 
 
 def _slices(
-    config: Config,
-    way: Method,
-    base: str,
-    tasks: Mapping[str, str],
-    each: Sequence[Mapping[str, Range]],
-    taken: Sequence[bool],
+    base: str, tasks: Mapping[str, str], models: Mapping[str, str], parts: Sequence[Part]
 ) -> list[recipe.Slice]:
     """Return the slices in a recipe's words."""
-    called = {path: name for name, path in tasks.items()}
+    called = {path: name for name, path in (*tasks.items(), *models.items())} | {base: recipe.BASE}
     made = []
-    for number, (found, one) in enumerate(zip(each, taken, strict=True), 1):
-        start, stop = found.get(base, next(iter(found.values())))
+    for part in parts:
+        start, stop = part.ranges.get(part.base, next(iter(part.ranges.values())))
         layers: list[int] = [start, stop - 1]
-        if one:
-            path = next(iter(found))
-            _check_alone(config, way, path, number)
-            made.append(recipe.Slice(layers=layers, take=called.get(path, recipe.BASE)))
+        if part.taken:
+            made.append(recipe.Slice(layers=layers, take=called[next(iter(part.ranges))]))
             continue
-        if config.merge_method == "passthrough":
-            raise BadFile("passthrough takes one source a slice", where=f"slice {number}")
-        missing = [name for name, path in tasks.items() if path not in found]
-        if missing and not way.sums:
-            raise BadFile(
-                f"slices: {config.merge_method} leaves no model out by its weight, so each slice"
-                " is to be made of the same models",
-                where=f"slice {number}",
-                expected=f"also {', '.join(missing)}",
-            )
-        others = {called[p]: [a, b - 1] for p, (a, b) in found.items() if p in called}
-        made.append(
-            recipe.Slice(
-                layers=layers, task_layers={n: r for n, r in others.items() if r != layers}
-            )
-        )
+        other: dict[str, recipe.ModelLayers | list[int]] = {}
+        for name, path in tasks.items():
+            # The base in place of what has no part in the slice: a delta of zeros.
+            model = part.merged.get(path, part.base)
+            first, end = part.ranges.get(model, (start, stop))
+            if model != path:
+                other[name] = recipe.ModelLayers(called[model], [first, end - 1])
+            elif [first, end - 1] != layers:
+                other[name] = [first, end - 1]
+        own = None if part.base == base else called[part.base]
+        made.append(recipe.Slice(layers=layers, base=own, task_layers=dict(other)))
     return made
-
-
-def _check_alone(config: Config, way: Method, path: str, number: int) -> None:
-    """Raise BadFile where a method does not give the one source of a slice itself."""
-    same = config.merge_method in ("passthrough", "linear")
-    if not same and (config.base_model is None or path != path_of(config.base_model, "base_model")):
-        raise BadFile(
-            f"slices: {config.merge_method} of one source is not that source",
-            where=f"slice {number}",
-            remedy="name the base_model among the sources, or stack with passthrough",
-        )

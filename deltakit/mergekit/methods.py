@@ -31,6 +31,7 @@ class Method:
     needs_base: bool = True
     notes: Sequence[str] = ()
     sums: bool = False  # so that a model of weight 0 has no part in it
+    elects: bool = False  # so that a delta of zeros has no part in it
 
 
 _DELTAS = {"normalize": False, "rescale": False, "lambda": 1.0, "int8_mask": False}
@@ -39,17 +40,20 @@ _EACH = {"weight": None, "density": 1.0}
 METHODS: dict[str, Method] = {
     "linear": Method({"normalize": True}, {"weight": None}, needs_base=False, sums=True),
     "task_arithmetic": Method(_DELTAS, _EACH, sums=True),
-    "ties": Method({**_DELTAS, "normalize": True}, _EACH, notes=[_TIES_NOTE]),
+    "ties": Method({**_DELTAS, "normalize": True}, _EACH, notes=[_TIES_NOTE], elects=True),
     "dare_linear": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE], sums=True),
-    "dare_ties": Method({**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE, _TIES_NOTE]),
+    "dare_ties": Method(
+        {**_DELTAS, "rescale": True}, _EACH, notes=[_MASKS_NOTE, _TIES_NOTE], elects=True
+    ),
     "breadcrumbs": Method(_DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE], sums=True),
     "breadcrumbs_ties": Method(
-        _DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE, _TIES_NOTE]
+        _DELTAS, {**_EACH, "gamma": 0.01}, notes=[_OUTLIERS_NOTE, _TIES_NOTE], elects=True
     ),
     "della": Method(
         {**_DELTAS, "normalize": True, "rescale": True},
         {**_EACH, "epsilon": 0.15},
         notes=[_MASKS_NOTE, _DELLA_NOTE, _TIES_NOTE],
+        elects=True,
     ),
     "della_linear": Method(
         {**_DELTAS, "rescale": True},
@@ -118,7 +122,6 @@ def _linear(values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
 
 
 def _of_deltas(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
-    elects = name.endswith("ties") or name == "della"
     kind = name.removesuffix("_ties").removesuffix("_linear")
     normalize, rescale = values["normalize"], values["rescale"]
     mask = _mask(kind, values, rescale)
@@ -127,7 +130,7 @@ def _of_deltas(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> 
             _only(values, "rescale", False)
         settings = {"density": values["density"], "combine": "mean" if normalize else "sum"}
         return Made("ties", settings, scale=values["lambda"])
-    if elects:
+    if METHODS[name].elects:
         settings = {"density": 1.0, "combine": "mean" if normalize else "sum"}
         return Made("ties", settings, mask, values["lambda"])
     return Made("average" if normalize else "task_arithmetic", {}, mask, values["lambda"])

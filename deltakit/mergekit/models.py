@@ -21,10 +21,6 @@ def slices_of(config: Config) -> list[Slice]:
     if not slices or not all(part.sources for part in slices):
         raise BadFile("no model is named")
     for part in slices:
-        if part.base_model is not None and part.base_model != config.base_model:
-            raise BadFile("slices: a base_model of a slice's own has no counterpart")
-        if part.residual_weight is not None:
-            raise BadFile("slices: residual_weight has no counterpart")
         if any(s.layer_range is None for s in part.sources) and (config.slices is not None):
             raise BadFile("slices: a source without its layer_range")
     return slices

@@ -50,6 +50,7 @@ def translate(data: Any) -> Translated:
         scale=1.0 if said.scale is None else said.scale,
         rules=_rules(values, own),
         slices=list(found.slices),
+        models=dict(found.models),
         dtype=None if kind is None else parse_dtype(kind),
         tokenizer=tokenizer,
         tokens=tokens.rows(config, found, tokenizer),
@@ -99,17 +100,21 @@ def _notes(config: Config, found: Layout, values: Values) -> list[str]:
     notes = list(method(config.merge_method).notes)
     if any(scope.get("int8_mask") for scope in values.scopes()):
         notes.append("int8_mask: makes no difference here, masks take no memory")
-    if config.dtype is not None and not all(found.taken):
+    if config.dtype is not None and not all(part.taken for part in found.parts):
         notes.append(
             f"dtype: {config.dtype} is what mergekit computes in; here arithmetic is float32,"
             f" rounded once to {config.out_dtype or config.dtype}"
         )
-    if len(found.parts[0].sources) < len(found.parts[-1].sources):
+    if any(part.given.residual_weight is not None for part in found.parts):
+        notes.append("residual_weight: without effect, as in mergekit, which reads it and no more")
+    if len(config.modules or ()) > 1:
+        notes.append("modules: they say the same, and the model is merged whole")
+    if len(found.parts[0].ranges) < len(found.parts[-1].ranges):
         notes.append(
             "what comes after the layers is merged of all models of the last slice; mergekit leaves"
             " out some where the first slice has fewer"
         )
-    if found.slices and config.base_model is None and found.tasks:
+    if found.slices and config.base_model is None and (found.tasks or found.models):
         notes.append(
             "base_model is not given: config and tokenizer are those of the first slice's model,"
             f" {found.base}; mergekit takes them from any"

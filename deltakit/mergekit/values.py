@@ -53,19 +53,19 @@ class Values:
     def scopes(self) -> Iterable[Parameters]:
         """Yield all the parameters that are given anywhere."""
         for part in self._layout.parts:
-            yield from (s.parameters for s in part.sources if s.parameters is not None)
-            if part.parameters is not None:
-                yield part.parameters
+            yield from (s.parameters for s in part.given.sources if s.parameters is not None)
+            if part.given.parameters is not None:
+                yield part.given.parameters
         yield from (scope for scope in self._config.shared if scope is not None)
 
     def own(self) -> Rule | None:
         """Return what holds of all tensors but those of a rule; None where nothing is merged."""
-        merging = [i for i, taken in enumerate(self._layout.taken) if not taken]
+        merging = [i for i, part in enumerate(self._layout.parts) if not part.taken]
         return self.rule(Kind(False, merging[0]), ()) if merging else None
 
     def rule(self, kind: Kind, names: Sequence[str]) -> Rule | None:
         """Return the rule for a kind of tensor; None where it is taken and not multiplied."""
-        if self._layout.taken[kind.part]:
+        if self._layout.parts[kind.part].taken:
             factor = self._factor(kind)
             if factor is None or (factor == 1.0 and not kind.matched):
                 return None
@@ -84,7 +84,7 @@ class Values:
 
     def _factor(self, kind: Kind) -> Any:
         """Return what multiplies tensors of a kind that are taken; None for no parameter at all."""
-        part = self._layout.parts[kind.part]
+        part = self._layout.parts[kind.part].given
         scopes = [part.sources[0].parameters, part.parameters, *self._config.shared]
         if self._config.merge_method == "passthrough":
             if not any(scope and "scale" in scope for scope in scopes):
@@ -104,16 +104,16 @@ class Values:
     def _values(self, kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the weight of each task, and the parameters that are one for all."""
         part = self._layout.parts[kind.part]
-        shared = [part.parameters, *self._config.shared]
+        shared = [part.given.parameters, *self._config.shared]
         values = {k: self._value(k, d, shared, kind) for k, d in self._method.shared.items()}
         each: dict[str, list[Any]] = {key: [] for key in self._method.each if key != "weight"}
         weights: dict[str, Any] = {}
-        given = {path_of(source.model, "model"): source.parameters for source in part.sources}
+        given = {path_of(source.model, "model"): source.parameters for source in part.given.sources}
         for name, path in self._layout.tasks.items():
-            if path not in given and self._layout.slices:
-                weights[name] = 0.0  # it has no part in this slice
+            if path not in part.merged:
+                weights[name] = 0.0 if self._method.sums else 1.0  # of a delta of zeros
                 continue
-            scopes = [given.get(path), *shared]
+            scopes = [given.get(part.merged[path]), *shared]
             weights[name] = 1.0
             for key, default in self._method.each.items():
                 found = self._value(key, default, scopes, kind, path)

@@ -6,7 +6,7 @@ from deltakit.recipe.pattern import Regex
 from deltakit.recipe.piece import Piece
 from deltakit.recipe.recipe import DEFAULT_SHARD_SIZE, Recipe
 from deltakit.recipe.rule import Rule
-from deltakit.recipe.slice import Slice
+from deltakit.recipe.slice import ModelLayers, Slice
 from deltakit.recipe.task import Task
 from deltakit.vocabulary import BASE, TokenRow
 
@@ -14,6 +14,7 @@ __all__ = [
     "BASE",
     "DEFAULT_SHARD_SIZE",
     "Effective",
+    "ModelLayers",
     "Number",
     "Piece",
     "Recipe",

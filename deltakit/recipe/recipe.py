@@ -53,7 +53,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     one) matches the rows of embeddings by token, whose number `pad_to_multiple_of` rounds up;
     `tokens` says whose row single tokens have;
     `chat_template` is the output's ("auto", a name or the template). `slices` stack layers into
-    another model; one that only takes layers as they are has no strategy, and may have no tasks.
+    another model; one that only takes layers as they are has no strategy, and may have no tasks;
+    `models` (name: path) are no tasks, and have layers that slices name.
     """
 
     format: int = FORMAT
@@ -68,6 +69,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rules: list[Rule] = []
     heads: list[Pattern] = []
     slices: list[Slice] = []
+    models: dict[str, str] = {}
     seed: int = 0
     dtype: str | None = None
     accumulate: str | None = None

@@ -12,20 +12,36 @@ from deltakit.recipe.task import Task
 from deltakit.vocabulary import BASE
 
 
+class ModelLayers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Layers of a model that is named."""
+
+    model: str
+    layers: Layers
+
+
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The next layers of the output: taken from one model as they are, or merged.
 
     >>> Slice(layers="8-23", take="b")
-    Slice(layers='8-23', take='b', task_layers={})
+    Slice(layers='8-23', take='b', base=None, task_layers={})
 
-    `layers` are those of the model that `take` names ("base" or a task); without `take` they are
-    the base's and each task's, merged as the recipe says, where `task_layers` names no others of a
-    task.
+    `layers` are those of the model that `take` names ("base", a task or another model); without
+    `take` they are the base's and each task's, merged as the recipe says, where `task_layers` names
+    no others of a task, or another model's in its place. `base` names the model that is the base of
+    these layers.
     """
 
     layers: Layers
     take: str | None = None
-    task_layers: dict[str, Layers] = {}
+    base: str | None = None
+    task_layers: dict[str, Layers | ModelLayers] = {}
+
+    @property
+    def models(self) -> list[str]:
+        """The models that are named, and tasks whose layers are."""
+        named = [self.take, self.base]
+        each = (p.model if isinstance(p, ModelLayers) else t for t, p in self.task_layers.items())
+        return [*(name for name in named if name is not None), *each]
 
     @property
     def text(self) -> str:
@@ -36,34 +52,52 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
         if self.take is not None:
             return f"layers {text(self.layers)} of {self.take} as they are"
-        others = "".join(f", of {t} layers {text(r)}" for t, r in self.task_layers.items())
-        return f"layers {text(self.layers)} merged{others}"
+        own = "" if self.base is None else f" of {self.base}"
+        others = "".join(
+            f", in place of {task} layers {text(part.layers)} of {part.model}"
+            if isinstance(part, ModelLayers)
+            else f", of {task} layers {text(part)}"
+            for task, part in self.task_layers.items()
+        )
+        return f"layers {text(self.layers)}{own} merged{others}"
 
 
-def check_slices(slices: Sequence[Slice], tasks: Sequence[Task], base: str) -> None:
-    """Raise for a slice that names a model which is not there, and a task that is in none."""
+def check_slices(
+    slices: Sequence[Slice], tasks: Sequence[Task], base: str, models: Collection[str] = ()
+) -> None:
+    """Raise for a slice that names a model which is not there, and for a model that is in none."""
     names = [task.name for task in tasks]
-    if any(part.take == BASE for part in slices):
-        check_base_name(tasks, base, "a slice takes layers of base")
+    named = {name for part in slices for name in part.models}
+    if BASE in named:
+        check_base_name(tasks, base, "a slice names layers of base")
+    for name in models:
+        if name == BASE or name in names:
+            raise BadValue(
+                f"models names {name!r}, which is {'the base' if name == BASE else 'a task'} too",
+                remedy="give the model another name",
+            )
     for number, part in enumerate(slices, 1):
         where = f"slice {number}"
-        if part.take is not None:
-            _check_name(part.take, [BASE, *names], where)
-            if part.task_layers:
-                raise BadValue(
-                    "layers that are taken as they are are of one model",
-                    where=where,
-                    got=f"take: {part.take}, and task_layers",
-                    remedy="leave out one or the other",
-                )
+        for name in part.models:
+            _check_name(name, [BASE, *names, *models], where)
         for name in part.task_layers:
             _check_name(name, names, where)
+        if part.take is not None and (part.task_layers or part.base is not None):
+            raise BadValue(
+                "layers that are taken as they are are of one model",
+                where=where,
+                got=f"take: {part.take}, and {'task_layers' if part.task_layers else 'base'}",
+                remedy="leave out one or the other",
+            )
     merges = not slices or any(part.take is None for part in slices)
-    unused = [name for name in names if not merges and all(part.take != name for part in slices)]
+    unused = [name for name in names if not merges and name not in named]
     if unused:
         raise BadValue(
             f"no slice has a layer of the task {unused[0]!r}", remedy="take the task out"
         )
+    idle = [name for name in models if name not in named]
+    if idle:
+        raise BadValue(f"no slice names the model {idle[0]!r}", remedy="take it out of models")
 
 
 def check_base_name(tasks: Sequence[Task], base: str, told: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def check_stacking(recipe: Recipe) -> None:
     """Raise where the slices of a recipe, and the rest of it, contradict each other."""
-    check_slices(recipe.slices, recipe.tasks, recipe.base)
+    check_slices(recipe.slices, recipe.tasks, recipe.base, recipe.models)
     if not recipe.strategy and recipe.merges:
         raise BadValue("a recipe without a strategy", remedy="name one: deltakit strategies")
     if recipe.slices:

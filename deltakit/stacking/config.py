@@ -57,9 +57,9 @@ def stacked_config(
     >>> stacked_config({"num_hidden_layers": 2, "layer_types": ["a", "b"]}, 2, levels, {})
     {'num_hidden_layers': 4, 'layer_types': ['a', 'b', 'a', 'b']}
 
-    `configs` are those of the models that layers are taken from. The number of layers and lists
-    with an entry a layer follow the stack. Raises BadValue for a key by which a layer would be of
-    another kind where it now stands.
+    `configs` are those of the models that layers are taken from, or that are a slice's base. The
+    number of layers and lists with an entry a layer follow the stack. Raises BadValue for a key by
+    which a layer would be of another kind where it now stands.
     """
     made = copy.deepcopy(dict(config))
     part = _part(made, layers)
@@ -67,7 +67,7 @@ def stacked_config(
     own = dict(part)
 
     def of(level: Level) -> Config:
-        return each.get(level.taken or "", own)
+        return each.get(level.model, own)
 
     for key, value in own.items():
         if key in _COUNTS:
@@ -151,7 +151,7 @@ def _check_kind(
         if here != _is(key, of(level), level.layer):
             raise BadValue(
                 f"{key} of config.json counts layers, and a layer that is moved would change",
-                where=f"layer {number} of the output, {level.layer} of {level.taken or 'the base'}",
+                where=f"layer {number} of the output, {level.layer} of {level.model}",
                 got=f"{key} {_value(key, own)}",
                 remedy="move layers by a multiple of it, or merge without slices",
             )

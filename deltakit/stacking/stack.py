@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from deltakit.delta_source import check_alike
 from deltakit.errors import BadValue, DeltakitError
-from deltakit.recipe import BASE, Slice
-from deltakit.recipe.layers import Layers, layer_range
+from deltakit.recipe import BASE, ModelLayers, Slice
+from deltakit.recipe.layers import Layers, layer_range, text
 from deltakit.stacking.layered import Layered, shapes
 from deltakit.strategies import with_layer
 from deltakit.tensors.mosaic import Mosaic
@@ -22,14 +22,25 @@ MOST_LAYERS = 10_000  # of an output; models in use have some hundred
 class Level:
     """One layer of the output: of which slice it is, and which layer of each model it is.
 
-    `taken` is the model whose layer it is, as it is; else it is merged, of the base's layer and
-    that of each task.
+    `taken` is the model whose layer it is, as it is; else it is merged, of the layer of a `base`
+    and that of each task, or of the model in its place.
     """
 
     slice: int  # from 0
     taken: str | None
     layer: int  # of the model it is taken from, or of the base
     tasks: Mapping[str, int]  # of each task that is merged
+    base: str = BASE
+    places: Mapping[str, str] = field(default_factory=dict)  # of tasks: the model that is merged
+
+    @property
+    def model(self) -> str:
+        """The model that it is taken from, or that is its base."""
+        return self.taken or self.base
+
+    def of(self, task: str) -> str:
+        """Return the model whose layer is merged as a task's."""
+        return self.places.get(task, task)
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Stack:
     base: Mosaic = field(repr=False)  # with what is taken, of whatever model
     tasks: Mapping[str, Mosaic] = field(repr=False)  # what is merged of each
     homes: Mapping[str, Level] = field(repr=False)  # of each name of the output
-    outer: Sequence[str]  # the tasks that tensors outside of the layers are of
+    outer: Sequence[str]  # the models, not the base, that tensors outside of the layers are of
     base_layers: int  # how many the base has itself
 
     @property
@@ -59,8 +70,13 @@ class Stack:
         return [(min(each), max(each)) for each in numbers.values()]
 
 
-def stack(slices: Sequence[Slice], base: TensorSource, tasks: Mapping[str, TensorSource]) -> Stack:
-    """Return the stack of some slices.
+def stack(
+    slices: Sequence[Slice],
+    base: TensorSource,
+    tasks: Mapping[str, TensorSource],
+    others: Mapping[str, TensorSource] | None = None,
+) -> Stack:
+    """Return the stack of some slices; `others` are models that are no tasks.
 
     >>> import torch
     >>> from deltakit.tensors.source import MemoryTensors
@@ -72,7 +88,8 @@ def stack(slices: Sequence[Slice], base: TensorSource, tasks: Mapping[str, Tenso
     Raises BadValue for layers that a model does not have, NamesDiffer and ShapeMismatch for a layer
     that is not as the base's.
     """
-    models = {name: Layered.of(source) for name, source in tasks.items()}
+    every = {**(others or {}), **tasks}
+    models = {name: Layered.of(source) for name, source in every.items()}
     own = Layered.of(base)
     models.setdefault(BASE, own)
     levels: list[Level] = []
@@ -98,17 +115,22 @@ def _levels(
     if part.take is not None:
         taken = _numbers(part.layers, models[part.take])
         return [Level(number, part.take, layer, {}) for layer in taken]
-    numbers = _numbers(part.layers, own)
-    each = {task: _numbers(part.task_layers.get(task, part.layers), models[task]) for task in tasks}
-    for task, found in each.items():
-        if len(found) != len(numbers):
+    base = part.base or BASE
+    numbers = _numbers(part.layers, own if base == BASE else models[base])
+    each, places = {}, {}
+    for task in tasks:
+        told = part.task_layers.get(task, part.layers)
+        if isinstance(told, ModelLayers):
+            places[task], told = told.model, told.layers
+        each[task] = _numbers(told, models[places.get(task, task)])
+        if len(each[task]) != len(numbers):
             raise BadValue(
                 f"the layers of task {task!r} are of another number than the base's",
-                expected=f"{len(numbers)} layers, as {part.layers}",
-                got=f"{len(found)}: {part.task_layers.get(task, part.layers)}",
+                expected=f"{len(numbers)} layers, as {text(part.layers)}",
+                got=f"{len(each[task])}: {text(told)}",
             )
     return [
-        Level(number, None, layer, {task: each[task][at] for task in tasks})
+        Level(number, None, layer, {task: each[task][at] for task in tasks}, base, places)
         for at, layer in enumerate(numbers)
     ]
 
@@ -136,17 +158,18 @@ def _made(
 
     def outside(level: Level, which: str) -> None:
         """Place what lies outside of the layers, as the slice of a level has it."""
-        model = own if level.taken is None else models[level.taken]
+        model = own if level.model == BASE else models[level.model]
         names = getattr(model, which)
-        if level.taken is not None:
+        if model is not own:
             with _in_slice(level.slice):
                 wanted = own.infos(getattr(own, which))
                 check_alike(wanted, model.infos(names), model.source.label)
         homes.update(dict.fromkeys(names, level))
         put({name: name for name in names}, model, places)
         for task in level.tasks:
-            put({name: name for name in getattr(models[task], which)}, models[task], merged[task])
-        outer.update(level.tasks if level.taken is None else [level.taken])
+            theirs = models[level.of(task)]
+            put({name: name for name in getattr(theirs, which)}, theirs, merged[task])
+        outer.update([level.model, *map(level.of, level.tasks)])
 
     def named(model: Layered, layer: int, number: int) -> dict[str, str]:
         return {with_layer(name, number): there for name, there in model.layers[layer].items()}
@@ -154,21 +177,22 @@ def _made(
     fitting = {shapes(own.layer_infos(number)) for number in range(len(own.layers))}
     outside(levels[0], "before")
     for number, level in enumerate(levels):
-        model = own if level.taken is None else models[level.taken]
+        model = own if level.model == BASE else models[level.model]
         found = named(model, level.layer, number)
-        if level.taken is not None:
+        if model is not own:
             with _in_slice(level.slice):
                 model.check_fits(level.layer, own, fitting)
         homes.update(dict.fromkeys(found, level))
         put(found, model, places)
         for task, layer in level.tasks.items():
-            put(named(models[task], layer, number), models[task], merged[task])
+            theirs = models[level.of(task)]
+            put(named(theirs, layer, number), theirs, merged[task])
     outside(levels[-1], "after")
     return Stack(
         levels,
         Mosaic(places, own.source.label),
         {task: Mosaic(merged[task], models[task].source.label) for task in tasks},
         homes,
-        sorted(outer & set(tasks)),
+        sorted(name for name in outer if models[name] is not own),
         len(own.layers),
     )

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from deltakit.engine import Limits, execute
-from deltakit.errors import BadValue, DtypeMismatch, NonFinite, ShapeMismatch
+from deltakit.errors import BadValue, DtypeMismatch, NonFinite, ShapeMismatch, UnknownName
 from deltakit.merging import merge, plan_recipe
-from deltakit.recipe import Recipe, Rule, Slice, Task
+from deltakit.recipe import ModelLayers, Recipe, Rule, Slice, Task
 from tests.engine.merging import tune, weights
 from tests.models import write_model
 
@@ -186,3 +186,56 @@ def test_a_config_that_differs_is_noted_and_a_factor_that_overflows_refused(here
     with pytest.raises(NonFinite, match="too large"):
         execute(plan_recipe(given), here / "m")
     assert not (here / "m").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ties", "slerp", "model_stock", "sce", "average"])
+def test_a_model_that_is_only_taken_has_no_part_in_any_merge(here, strategy):
+    """Without models it was a task that was merged too, or refused where weights are not 0."""
+    write_model(here / "c", tune(tensors(), 4), config={"num_hidden_layers": LAYERS})
+    slices = (Slice(layers="0-3"), Slice(layers="1-2", take="c"))
+    found, _ = made(here / "m", recipe(*slices, strategy=strategy, models={"c": "c"}))
+    merge(["./a", "./b"], strategy, here / "plain", base="./base")
+    plain, c = weights(here / "plain"), weights(here / "c")
+    for name in tensors():
+        if name.startswith("h."):
+            assert torch.equal(found[name], plain[name]), name
+    for part in ("up.weight", "down.weight", "ids"):
+        for number in (1, 2):
+            assert torch.equal(found[f"h.{number + 3}.{part}"], c[f"h.{number}.{part}"])
+    again, _ = made(here / "again", Recipe.read(here / "m" / "deltakit_recipe.json"))
+    assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize("strategy", ["ties", "slerp", "model_stock"])
+def test_a_slice_of_another_base_is_a_merge_onto_that(here, strategy):
+    write_model(here / "c", tune(tensors(), 4), config={"num_hidden_layers": LAYERS})
+    one = Slice(layers="0-1")
+    two = Slice(layers="2-3", base="c", task_layers={"a": ModelLayers("base", "2-3")})
+    found, _ = made(here / "m", recipe(one, two, strategy=strategy, models={"c": "c"}))
+    merge(["./a", "./b"], strategy, here / "one", base="./base")
+    merge(["a=./base", "b=./b"], strategy, here / "two", base="./c")
+    wanted = (weights(here / "one"), weights(here / "two"))
+    for name, tensor in found.items():
+        first = name.startswith(("embed", "h.0", "h.1"))
+        assert torch.equal(tensor, wanted[0 if first else 1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("slices", "models", "match"),
+    [
+        ([Slice(layers=0, take="d")], {"c": "c"}, "did you mean|none of the models"),
+        ([Slice(layers=0)], {"c": "c"}, "no slice names the model 'c'"),
+        ([], {"c": "c"}, "no slice names the model 'c'"),
+        ([Slice(layers=0, take="a"), Slice(layers=1)], {"a": "c"}, "a task too"),
+        ([Slice(layers=0, take="base")], {"base": "c"}, "the base too"),
+        ([Slice(layers=0, take="c", base="c")], {"c": "c"}, "are of one model"),
+        (
+            [Slice(layers=0, task_layers={"a": ModelLayers("x", 0)})],
+            {},
+            "'x', which is none of the models",
+        ),
+    ],
+)
+def test_models_that_mean_nothing_are_refused(here, slices, models, match):
+    with pytest.raises((BadValue, UnknownName), match=match):
+        recipe(*slices, strategy="ties", models=models).checked()

@@ -126,6 +126,7 @@ REFUSED = [
     ("merge_method: passthrough\nmodels: [{model: a}, {model: b}]", "one source a slice"),
     ("merge_method: linear\nmodules: {x: {models: [{model: a}]}, y: {}}", "part by part"),
     ("merge_method: linear\nmodules: {x: {}}", "exactly one of models and slices"),
+    ("merge_method: linear\nmodules: {}", "exactly one of models and slices"),
     (
         WEIGHED.replace("weight: 1,", "weight: 1, rescale: true,"),
         "rescale: True has no counterpart",
@@ -155,8 +156,9 @@ REFUSED = [
     ),
     (
         SLERP + "- sources: [{model: a, layer_range: [0, 4]}, {model: b, layer_range: [0, 4]}]\n"
-        "- sources: [{model: a, layer_range: [0, 4]}, {model: base, layer_range: [0, 4]}]",
-        "made of the same models",
+        "- sources: [{model: a, layer_range: [0, 4]}, {model: base, layer_range: [0, 4]},"
+        " {model: b, layer_range: [0, 4]}]",
+        "each slice is to be made of as many",
     ),
     (STACK.replace("0, 4", "4, 4"), "without layers"),
     (STACK.replace("0, 4", "0, 9"), "not in the model"),
@@ -256,3 +258,51 @@ def test_a_model_called_base_is_not_taken_for_the_base(
         "x": "base-1",
         "y": "base",
     }
+
+
+def test_slices_of_other_models_are_translated_by_what_leaves_a_model_out(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(models)
+
+    def slices(name: str) -> list[str]:
+        recipe = translate(read(form(name, Path()))).recipe
+        return [*(part.text for part in recipe.slices), *(task.name for task in recipe.tasks)]
+
+    assert slices("stacked-others") == [
+        "layers 0-2 merged",
+        "layers 2-4 merged, in place of a layers 2-4 of base, of b layers 3-5",
+        "layers 1-2 of a as they are",
+        "a",
+        "b",
+    ]
+    assert slices("stacked-slerps") == [
+        "layers 0-2 merged",
+        "layers 2-3 merged, in place of b layers 1-2 of base-1",
+        "layers 3-5 of b merged, in place of a layers 3-5 of b, in place of b layers 3-5 of base-1",
+        "a",
+        "b",
+    ]
+    assert slices("stacked-sce") == [
+        "layers 0-3 merged", "layers 2-3 merged, in place of a layers 4-5 of b", "a"
+    ]  # fmt: skip
+    assert translate(read(form("stacked-sce", Path()))).recipe.models == {"b": "b"}
+
+
+def test_modules_that_say_the_same_are_one_model(models: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(models)
+    each = "{models: [{model: a}, {model: b}], parameters: {weight: 1, density: 0.5}}"
+    head = "merge_method: ties\nbase_model: base\n"
+    found = translate(read(f"{head}modules: {{text: {each}, vision: {each}}}"))
+    assert found.recipe == translate(read(WEIGHED)).recipe
+    assert any("merged whole" in note for note in found.notes)
+    with pytest.raises(BadFile, match="otherwise part by part"):
+        translate(read(f"{head}modules: {{t: {each}, v: {each.replace('0.5', '0.6')}}}"))
+
+
+def test_a_key_that_mergekit_reads_and_no_more_is_noted(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(models)
+    notes = translate(read(form("stacked-bases", Path()))).notes
+    assert any(note.startswith("residual_weight: without effect") for note in notes)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch, UnknownName
-from deltakit.recipe import Slice, Task
+from deltakit.recipe import ModelLayers, Slice, Task
 from deltakit.recipe.slice import check_slices
 from deltakit.stacking import stack
 from deltakit.tensors.source import MemoryTensors
@@ -49,6 +49,27 @@ def test_a_merged_slice_has_layers_of_the_base_and_of_each_task():
     assert values(found.tasks["b"]) == {"h.1.w": 21.0, "h.2.w": 22.0, "norm.weight": 20.0}
     assert values(found.tasks["c"]) == {"h.1.w": 32.0, "h.2.w": 33.0, "norm.weight": 30.0}
     assert found.taken == {"embed.weight", "h.0.w"}
+
+
+def test_a_slice_may_have_another_base_and_another_model_in_a_tasks_place():
+    slices = [
+        Slice(layers="0-1", task_layers={"b": ModelLayers("c", "2-3")}),
+        Slice(layers=[2, 2], base="c"),
+        Slice(layers=0, take="c"),
+        Slice(layers=3, base="b", task_layers={"b": ModelLayers("base", 1)}),
+    ]
+    found = stack(slices, A, {"b": B}, {"c": C})
+    assert values(found.base) == {
+        "embed.weight": 10.0, "h.0.w": 10.0, "h.1.w": 11.0,
+        "h.2.w": 32.0, "h.3.w": 30.0, "h.4.w": 23.0, "norm.weight": 20.0,
+    }  # fmt: skip
+    assert values(found.tasks["b"]) == {
+        "embed.weight": 30.0, "h.0.w": 32.0, "h.1.w": 33.0,
+        "h.2.w": 22.0, "h.4.w": 11.0, "norm.weight": 10.0,
+    }  # fmt: skip
+    assert found.taken == {"h.3.w"}
+    assert found.outer == ["b", "c"]
+    assert [level.model for level in found.levels] == ["base", "base", "c", "c", "b"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from(["base", "b"]))))
