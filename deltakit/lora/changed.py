@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from deltakit.errors import NonFinite
 from deltakit.lora.adapter import Kind
-from deltakit.lora.cut import Size, Spectrum, decompose
+from deltakit.lora.cut import Size, decompose
 from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
 from deltakit.lora.flat import BLOCK, flat_blocks
+from deltakit.lora.spectrum import Spectrum
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.dtypes import working_dtype
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deltakit.errors import BadValue
 from deltakit.lora.factors import Factors, shortened, singular_values
+from deltakit.lora.spectrum import Spectrum, leading_spectrum, squared_norm, whole_spectrum
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXACT_UP_TO = 512  # rows or columns of a dense delta whose SVD is taken in full
-OVERSAMPLED = 16
-ROUNDS = 2  # of power iteration
+EXACT_UP_TO = 512  # rows or columns of a dense delta that is decomposed in full
 
 
 class Size(NamedTuple):
@@ -41,48 +40,21 @@ class Cut(NamedTuple):
     kept: float
 
 
-class Spectrum(NamedTuple):
-    """The singular value decomposition u diag(sigma) v: (d_out, m), (m,), (m, d_in)."""
-
-    u: Tensor
-    sigma: Tensor
-    v: Tensor
-
-
 def decompose(delta: Tensor, size: Size, seed: int = 0) -> tuple[Spectrum, float]:
     """Return the leading singular values and vectors that `size` needs, and the squared norm.
 
-    Exactly up to 512 rows or columns, beyond by a seeded randomised range finder (Halko et al.
-    2011, arXiv:0909.4061), widened until it is enough.
+    All of them up to 512 rows or columns, and where most are needed; else as `leading_spectrum`.
     """
-    import torch
-
-    total = float(delta.double().square().sum()) if delta.numel() < 1 << 22 else _squares(delta)
-    least = min(delta.shape)
+    total, least = squared_norm(delta), min(delta.shape)
     wanted = size.rank or 32
-    while least > EXACT_UP_TO and wanted + OVERSAMPLED < least // 2:
-        found = _leading(delta, wanted + OVERSAMPLED, seed)
-        held = _energy(found.sigma[:wanted])
-        if size.energy is None or held >= size.energy * total:
+    while least > EXACT_UP_TO and wanted <= least // 12:
+        found = leading_spectrum(delta, wanted, seed)
+        if found is None:
+            break
+        if size.energy is None or _energy(found.sigma) >= size.energy * total:
             return found, total
         wanted *= 2
-    return Spectrum(*torch.linalg.svd(delta, full_matrices=False)), total
-
-
-def _squares(delta: Tensor) -> float:
-    return sum(float(row.double().square().sum()) for row in delta.split(64))
-
-
-def _leading(delta: Tensor, rank: int, seed: int) -> Spectrum:
-    import torch
-
-    draws = torch.Generator().manual_seed(seed)
-    start = torch.randn(delta.shape[1], rank, generator=draws, dtype=delta.dtype)
-    basis = torch.linalg.qr(delta @ start).Q
-    for _ in range(ROUNDS):
-        basis = torch.linalg.qr(delta @ torch.linalg.qr(delta.T @ basis).Q).Q
-    u, sigma, v = torch.linalg.svd(basis.T @ delta, full_matrices=False)
-    return Spectrum(basis @ u, sigma, v)
+    return whole_spectrum(delta, size.rank), total
 
 
 def chosen_rank(delta: Factors | Tensor, size: Size, seed: int = 0) -> int:

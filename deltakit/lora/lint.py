@@ -70,18 +70,7 @@ def _vllm(adapter: Adapter, rank: int) -> Iterator[Finding]:
         yield Finding("error", "lora_bias", bake)
     if config.bias != "none":
         yield Finding("error", f"bias {config.bias!r}", bake)
-    saved = {name.rpartition(".")[2] for name in config.modules_to_save or []}
-    others = {name for name in adapter.whole if not _passed_over(name, adapter)}
-    kept = saved | {name.rpartition(".")[0].rpartition(".")[2] for name in others}
-    if kept - {"classifier", "score"}:
-        told = others or saved
-        yield Finding("error", f"parameters kept whole: {some(told)}", bake)
-    if len(others) < len(adapter.whole):
-        yield Finding(
-            "warning",
-            "the base's embeddings beside an adapter of them, which it passes over",
-            "see that the served base has them, where the vocabulary was resized for training",
-        )
+    yield from _vllm_whole(adapter, bake)
     if adapter.rows:
         yield Finding("error", f"trained rows of {some(adapter.rows)}", bake)
     kinds = {part.kind for part in parts}
@@ -94,6 +83,27 @@ def _vllm(adapter: Adapter, rank: int) -> Iterator[Finding]:
             "warning",
             "target_modules is no list of names",
             "deltakit lora merge ADAPTER --mode cat --out DIR writes one",
+        )
+
+
+def _vllm_whole(adapter: Adapter, bake: str) -> Iterator[Finding]:
+    saved = {name.rpartition(".")[2] for name in adapter.config.modules_to_save or []}
+    others = {name for name in adapter.whole if not _passed_over(name, adapter)}
+    kept = saved | {name.rpartition(".")[0].rpartition(".")[2] for name in others}
+    if kept - {"classifier", "score"}:
+        told = others or saved
+        yield Finding("error", f"parameters kept whole: {some(told)}", bake)
+    elif kept:
+        yield Finding(
+            "warning",
+            f"a trained {some(kept)}, which only its newest versions read",
+            bake,
+        )
+    if len(others) < len(adapter.whole):
+        yield Finding(
+            "warning",
+            "the base's embeddings beside an adapter of them, which it passes over",
+            "see that the served base has them, where the vocabulary was resized for training",
         )
 
 

@@ -39,6 +39,18 @@ class LowRank:
         """Return the rows first..last, one tile: (last - first, columns)."""
         return self.left[first:last] @ self.right
 
+    def entries(self, flat: Tensor) -> Tensor:
+        """Return the entries of these flat indices, rounded as the products of any tile may be."""
+        return (self.left[flat // self.columns] * self.right.T[flat % self.columns]).sum(1)
+
+    def into(self, out: Tensor) -> None:
+        """Fill the flat `out` with the whole matrix."""
+        import torch
+
+        matrix = out.view(self.rows, self.columns)
+        for first, last in self.tiles(0, out.numel()):
+            torch.mm(self.left[first:last], self.right, out=matrix[first:last])
+
     def add_to(self, out: Tensor, start: int) -> None:
         """Add entries start.. to the flat `out`."""
         stop = start + out.numel()

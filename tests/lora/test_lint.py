@@ -105,8 +105,10 @@ def test_a_config_that_a_server_cannot_read_is_told(tmp_path):
     assert "its config lacks lora_alpha, r, target_modules" in facts
 
 
-def test_a_classifier_kept_whole_is_taken_by_vllm(tmp_path):
-    assert found(tmp_path, "vllm", {**PAIR, "score.weight": torch.ones(2, 2)}) == {}
+def test_a_classifier_kept_whole_is_taken_by_new_versions_of_vllm(tmp_path):
+    told = found(tmp_path, "vllm", {**PAIR, "score.weight": torch.ones(2, 2)})
+    assert list(told.values()) == ["warning"]
+    assert "only its newest versions read" in next(iter(told))
 
 
 @pytest.mark.parametrize("size", [Size(rank=3), Size(energy=0.9, uniform=True)])

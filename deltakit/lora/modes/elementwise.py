@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deltakit.errors import BadValue
-from deltakit.lora.low_rank import LowRank
+from deltakit.lora.modes._deltas import Deltas
 from deltakit.lora.modes._mode import Mode, Pack, check_strategy
 from deltakit.recipe import Rule
-from deltakit.strategies import Method, Stack, Whole
+from deltakit.strategies import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-BLOCK = 1 << 18  # entries; k of these are dense at a time, where the strategy takes blocks
 
 
 @dataclass(frozen=True)
@@ -78,50 +76,16 @@ class Elementwise(Mode):
         weighting = self.method.weighting
         if weighting is None:
             return pack
-        return dataclasses.replace(pack, weights=weighting.weights(next(self._stacks(pack))))
+        first = next(Deltas(pack).stacks(whole=self.method.unit != "element"))
+        return dataclasses.replace(pack, weights=weighting.weights(first))
 
     def merge(self, pack: Pack) -> Tensor:
         import torch
 
         method = dataclasses.replace(self.method, weighting=None)  # the pack is weighed
         merged = torch.empty(prod(pack.shape), dtype=pack.products[0].a.dtype)
-        for stack in self._stacks(pack):
+        for stack in Deltas(pack).stacks(whole=method.unit != "element"):
             made = method.merge(stack).reshape(-1)
             merged[stack.start : stack.start + len(made)] = made
         dense = merged.reshape(pack.shape[0], -1)
         return dense.T if pack.turned else dense
-
-    def _stacks(self, pack: Pack) -> Iterator[Stack]:
-        """Yield the module's deltas, block by block where the method takes blocks."""
-        import torch
-
-        if pack.turned:
-            deltas = [LowRank(p.a.T, p.b.T) for p in pack.products]
-        else:
-            deltas = [LowRank(p.b, p.a) for p in pack.products]
-        numel, dtype = prod(pack.shape), pack.products[0].a.dtype
-        step = BLOCK if self.method.unit == "element" else numel  # others see it whole
-        scratch = torch.empty(len(deltas), min(step, numel), dtype=dtype)
-
-        def blocks(expert: int) -> Iterator[Tensor]:
-            for start in range(0, numel, BLOCK):
-                block = torch.zeros(min(BLOCK, numel - start), dtype=dtype)
-                deltas[expert].add_to(block, start)
-                yield block
-
-        whole = Whole(numel, blocks)
-        for start in range(0, numel, step):
-            stack = scratch[:, : min(step, numel - start)].zero_()
-            for out, delta in zip(stack, deltas, strict=True):
-                delta.add_to(out, start)
-            yield Stack(
-                stack,
-                tuple(pack.weights),
-                tuple(pack.tasks),
-                pack.name,
-                seed=pack.seed,
-                start=start,
-                whole=whole,
-                shape=pack.shape,
-                depth=pack.depth,
-            )
