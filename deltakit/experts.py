@@ -18,6 +18,7 @@ from deltakit.recipe import Recipe, Task
 from deltakit.store import Store
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.reader import SafetensorsFile
+from deltakit.unified import UnifiedTask, is_unified_task
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,13 @@ def _label(path: Path) -> str:
 
 
 def open_source(path: Path) -> DeltaSource:
-    """Open a path as one expert: an adapter, a stored delta, or a fine-tuned model."""
+    """Open a path as one expert: an adapter, a delta, a task of a unified one, or a model."""
     if is_adapter(path):
         return AdapterDelta(open_adapter(path))
-    if path.is_file() and "deltakit" in SafetensorsFile(path).header.metadata:
+    metadata = SafetensorsFile(path).header.metadata if path.is_file() else {}
+    if is_unified_task(metadata):
+        return UnifiedTask.open(path)
+    if "deltakit" in metadata:
         return Delta.open(path)
     return ModelDelta(Checkpoint.open(path))
 

@@ -85,16 +85,23 @@ class Emr(Streaming):
         if not self.task:
             return unified
         expert = stack.tasks.index(self.task)
+        agrees = ops.agreeing(stack.deltas[expert], unified)
+        return unified * agrees * self.rescalers(stack)[expert]
+
+    def rescalers(self, stack: Stack) -> list[float]:
+        """Return sum |d_i| / sum |mask_i unified| of each expert, 0 where its mask keeps nothing.
+
+        Over the model or the parameter that the stack is a slice of, as `scope` says.
+        """
 
         def masked(deltas: Tensor, _: int) -> Tensor:
             whole = self.unified(deltas, stack.weights)
             return ops.agreeing(deltas, whole).mul_(whole).abs_()  # (k, n)
 
         seen = of_model(stack) if self.scope == "global" else stack
-        own = derived_totals(seen, "l1", lambda deltas, _: deltas.abs())[expert]
-        kept = derived_totals(seen, ("emr", self), masked)[expert]
-        agrees = ops.agreeing(stack.deltas[expert], unified)
-        return unified * agrees * (own / kept if kept else 0.0)
+        own = derived_totals(seen, "l1", lambda deltas, _: deltas.abs())
+        kept = derived_totals(seen, "emr", masked)
+        return [o / k if k else 0.0 for o, k in zip(own, kept, strict=True)]
 
     @staticmethod
     def unified(deltas: Tensor, weights: Sequence[float]) -> Tensor:
