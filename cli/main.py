@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from deltakit_cli import verbs
-from deltakit_cli.output import note, printable, say
+from deltakit_cli.output import note, printable, say, shorten
 
 PANELS = ["Store", "Merge", "Look"]  # the order of the help; a heading not named here comes last
 FIRST = ["init", "base", "add"]  # verbs in the order they are met; the others by name
@@ -28,6 +28,7 @@ REMEDIES = {
     errno.EPERM: "check who may read and write there",
     errno.EROFS: "write to another disk",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENAMETOOLONG: "a path is expected here, not the text of a file",
 }
 
 
@@ -101,7 +102,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, DeltakitError):
         return f"error: {error}"
     if isinstance(error, OSError) and error.strerror:
-        path = f"{printable(os.fsdecode(error.filename))}: " if error.filename is not None else ""
+        named = "" if error.filename is None else printable(os.fsdecode(error.filename))
+        path = f"{shorten(named, 200)}: " if named else ""
         remedy = REMEDIES.get(error.errno or 0)
         return f"error: {path}{error.strerror.lower()}" + (f" ({remedy})" if remedy else "")
     if isinstance(error, MemoryError):

@@ -13,7 +13,6 @@ from deltakit.errors import BadValue
 from deltakit.experts import Resolved, reopen, resolve
 from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Rule, Task
 from deltakit.store import Store
-from deltakit.tensors.dtypes import parse_dtype
 
 
 def plan_merge(
@@ -65,8 +64,8 @@ def plan_merge(
         tasks=recipe_tasks(found, each),
         scale=scale,
         seed=seed,
-        dtype=None if dtype is None else parse_dtype(dtype),
-        accumulate=accumulated(accumulate),
+        dtype=dtype,
+        accumulate=accumulate,
         tokenizer=tokenizer,
         max_shard_size=max_shard_size,
     )
@@ -149,12 +148,6 @@ def merge(
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)
-
-
-def accumulated(dtype: str | None) -> str | None:
-    """Return what a recipe says of the dtype that deltas are summed in."""
-    found = None if dtype is None else parse_dtype(dtype)
-    return None if found == "F32" else found
 
 
 def check_importance(recipe: Recipe, maps: Sequence[str | Path]) -> None:

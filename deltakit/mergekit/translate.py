@@ -12,8 +12,8 @@ from deltakit.mergekit.layout import Layout, layout
 from deltakit.mergekit.methods import method
 from deltakit.mergekit.values import Values
 from deltakit.recipe import Recipe, Rule, Task
+from deltakit.recipe.checks import spelled_dtype
 from deltakit.recipe.keys import convert
-from deltakit.tensors.dtypes import parse_dtype
 from deltakit.vocabulary import check_template
 
 
@@ -51,7 +51,7 @@ def translate(data: Any) -> Translated:
         rules=_rules(values, own),
         slices=list(found.slices),
         models=dict(found.models),
-        dtype=None if kind is None else parse_dtype(kind),
+        dtype=spelled_dtype(kind),
         tokenizer=tokenizer,
         tokens=tokens.rows(config, found, tokenizer),
         pad_to_multiple_of=tokens.multiple(config, tokenizer, notes),

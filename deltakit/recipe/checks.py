@@ -55,23 +55,30 @@ def check_finite(value: float) -> None:
         raise BadValue("a weight or a scale is not a finite number", got=f"{value}")
 
 
-def check_output(
-    seed: int, dtype: str | None, max_shard_size: int, accumulate: str | None = None
-) -> None:
-    """Raise BadValue for a seed, dtypes or a shard size outside what is allowed."""
+def check_output(seed: int, max_shard_size: int) -> None:
+    """Raise BadValue for a seed or a shard size outside what is allowed."""
     if not 0 <= seed < 1 << 63:
         raise BadValue("the seed is not an integer from 0 to 2^63 - 1", got=f"{seed}")
-    if dtype is not None and parse_dtype(dtype) != dtype:
-        raise BadValue(f"dtype {dtype!r} is not spelled as safetensors does")
-    if accumulate not in (None, "F64"):
+    if max_shard_size < 1:
+        raise BadValue("the largest shard size is not above 0", got=f"{max_shard_size}")
+
+
+def spelled_dtype(dtype: str | None) -> str | None:
+    """Return the output's dtype as safetensors spells it; UnknownName for none of them."""
+    return None if dtype is None else parse_dtype(dtype)
+
+
+def accumulated(dtype: str | None) -> str | None:
+    """Return the dtype that deltas are summed in, as a recipe keeps it: None for float32."""
+    found = spelled_dtype(dtype)
+    if found not in (None, "F32", "F64"):
         raise BadValue(
             "deltas are summed in float32 or in float64",
             where="accumulate",
-            expected="'F64', or nothing for float32",
-            got=f"{accumulate!r}",
+            got=f"{dtype!r}",
+            remedy="float64, or leave it out",
         )
-    if max_shard_size < 1:
-        raise BadValue("the largest shard size is not above 0", got=f"{max_shard_size}")
+    return None if found == "F32" else found
 
 
 def check_tokens(recipe: Recipe) -> None:

@@ -8,13 +8,7 @@ from typing import Any
 import msgspec
 
 from deltakit.errors import BadFile, BadValue, DeltakitError
-from deltakit.recipe.checks import (
-    check_finite,
-    check_output,
-    check_tasks,
-    check_tokens,
-    check_weights,
-)
+from deltakit.recipe import checks
 from deltakit.recipe.gradient import Number, at, check_gradient
 from deltakit.recipe.keys import convert
 from deltakit.recipe.pattern import Pattern, matcher
@@ -41,7 +35,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     True
 
     `settings` are the strategy's, `scale` multiplies the merged delta once at the end, `seed`
-    drives every random mask, `dtype` (a safetensors name) is the output's, None for the base's;
+    drives every random mask, `dtype` is the output's, None for the base's;
     `accumulate` "F64" takes and sums all deltas in float64, None in float32 (float64 parameters
     always in float64); the result is rounded once.
     A `strategy` FILE.py:Class is code of one's own, whose blake3 is kept in `strategy_digest`.
@@ -131,8 +125,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         own, *rules = rules
         for pattern in self.heads:
             matcher(pattern)
-        check_output(self.seed, self.dtype, self.max_shard_size, self.accumulate)
-        check_tokens(self)
+        checks.check_output(self.seed, self.max_shard_size)
+        checks.check_tokens(self)
         return msgspec.structs.replace(
             self,
             settings=own.settings,
@@ -140,6 +134,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             mask=own.mask,
             weighting=own.weighting,
             rules=rules,
+            dtype=checks.spelled_dtype(self.dtype),
+            accumulate=checks.accumulated(self.accumulate),
         )
 
     def _checked(self, rule: Rule) -> Rule:
@@ -147,20 +143,20 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         matcher(rule.match)
         if rule.factor is not None:
             check_gradient("factor", rule.factor)
-            check_finite(at(rule.factor, 0.0))
+            checks.check_finite(at(rule.factor, 0.0))
         if rule.exclude or not self.merges:
             return rule
         check_names(rule.weights, [task.name for task in self.tasks])
         for name, value in (*rule.weights.items(), ("scale", rule.scale)):
             check_gradient(name, value)
         for value in rule.lines or ():
-            check_finite(value)
+            checks.check_finite(value)
         for depth in (0.0, 1.0):
             method = rule.method(depth)
-            check_tasks(method.strategy, f"{rule.strategy}", self.tasks)
+            checks.check_tasks(method.strategy, f"{rule.strategy}", self.tasks)
             given = [at(rule.weights[task.name], depth) for task in self.tasks]
-            check_weights(method, f"{rule.strategy}", given)
-            check_finite(at(rule.scale, depth))
+            checks.check_weights(method, f"{rule.strategy}", given)
+            checks.check_finite(at(rule.scale, depth))
         return rule.spelled()
 
     def encode(self) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltakit.errors import BadFile, UnknownName, some
+from deltakit.errors import BadFile, UnknownName, nearest, some
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,9 @@ DTYPES: dict[str, tuple[int, str | None]] = {
 # Deltas are taken and merged in these; every other dtype is copied from the base unchanged.
 MERGEABLE = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
+# What training flags call them; "float" is 32 bits in torch and 64 in Python, and no name here.
+_ALSO = {"half": "float16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+
 
 def itemsize(dtype: str) -> int:
     """Return the bytes of one element of a safetensors dtype that has whole bytes."""
@@ -70,14 +73,20 @@ def safetensors_dtype(dtype: torch.dtype) -> str:
 def parse_dtype(text: str) -> str:
     """Return the safetensors name of a float dtype given as torch or as safetensors spells it.
 
-    >>> parse_dtype("bfloat16"), parse_dtype("F32")
-    ('BF16', 'F32')
+    >>> parse_dtype("bfloat16"), parse_dtype("F32"), parse_dtype("fp16"), parse_dtype("torch.half")
+    ('BF16', 'F32', 'F16', 'F16')
     """
+    asked = text.strip().removeprefix("torch.").lower()
+    asked = _ALSO.get(asked, asked)
     for name in MERGEABLE:
-        if text.removeprefix("torch.").lower() in (name.lower(), DTYPES[name][1]):
+        if asked in (name.lower(), DTYPES[name][1]):
             return name
+    known = sorted(str(DTYPES[name][1]) for name in MERGEABLE)
+    close = nearest(asked, [*known, *_ALSO])
     raise UnknownName(
-        f"unknown dtype {text!r}", expected=some([str(DTYPES[name][1]) for name in MERGEABLE], 9)
+        f"unknown dtype {text[:40]!r}",
+        expected=some(known, 9),
+        remedy=f"did you mean {close!r}?" if close else None,
     )
 
 

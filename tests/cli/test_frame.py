@@ -59,6 +59,12 @@ CASES = [
         1,
         "error: /root/x: permission denied (check who may read and write there)\n",
     ),
+    (
+        OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "a" * 150 + "b" * 150),
+        1,
+        f"error: {'a' * 100}…{'b' * 99}: file name too long"
+        " (a path is expected here, not the text of a file)\n",
+    ),
     (KeyboardInterrupt(), 130, "interrupted, nothing was left half-written\n"),
     (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
     (

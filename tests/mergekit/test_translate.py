@@ -306,3 +306,11 @@ def test_a_key_that_mergekit_reads_and_no_more_is_noted(
     monkeypatch.chdir(models)
     notes = translate(read(form("stacked-bases", Path()))).notes
     assert any(note.startswith("residual_weight: without effect") for note in notes)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "torch.float16", "fp16", "half"])
+def test_dtypes_are_mergekits_and_those_of_training_flags(
+    dtype: str, models: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(models)
+    assert translate(read(WEIGHED + f"dtype: {dtype}")).recipe.dtype == "F16"

@@ -1,5 +1,6 @@
 """A recipe round-trips, and refuses what it does not know."""
 
+import msgspec
 import pytest
 
 from deltakit.errors import BadFile, BadValue, UnknownName
@@ -46,7 +47,8 @@ def test_what_is_no_recipe_is_refused_with_its_path(text, match, tmp_path):
     [
         ({"tasks": []}, "without tasks"),
         ({"seed": -1}, "seed"),
-        ({"dtype": "bfloat16"}, "not spelled as safetensors"),
+        ({"dtype": "bflaot16"}, "did you mean 'bfloat16'"),
+        ({"accumulate": "fp16"}, "float32 or in float64"),
         ({"max_shard_size": 0}, "shard size"),
         ({"tasks": [Task("a", "x", weight=0.0)]}, "weight"),
         ({"tasks": [Task("a", "x", weight=float("nan"))]}, "not a finite number"),
@@ -75,3 +77,10 @@ def test_a_recipe_that_means_nothing_is_refused(change, match):
     fields = {"base": "b", "tasks": TASKS, "strategy": "ties", **change}
     with pytest.raises((BadValue, UnknownName), match=match):
         Recipe(**fields).checked()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "bfloat16", "bf16", "torch.bfloat16"])
+def test_a_dtype_is_kept_as_safetensors_spells_it(dtype):
+    made = Recipe(tasks=[Task("a", "a")], strategy="ties", dtype=dtype, accumulate="float64")
+    assert (made.checked().dtype, made.checked().accumulate) == ("BF16", "F64")
+    assert msgspec.structs.replace(made, accumulate="float32").checked().accumulate is None

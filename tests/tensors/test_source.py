@@ -106,9 +106,10 @@ def test_torch_dtypes_without_a_name_are_refused():
 @pytest.mark.parametrize(
     ("text", "name"),
     [("bfloat16", "BF16"), ("torch.float16", "F16"), ("F32", "F32"), ("f64", "F64"),
-     ("float8_e4m3fn", "F8_E4M3")],
+     ("float8_e4m3fn", "F8_E4M3"), ("fp16", "F16"), ("bf16", "BF16"), ("fp32", "F32"),
+     ("half", "F16"), ("torch.half", "F16"), ("fp64", "F64")],
 )  # fmt: skip
-def test_a_float_dtype_has_both_its_names(text: str, name: str):
+def test_a_float_dtype_has_both_its_names_and_those_of_training_flags(text: str, name: str):
     assert parse_dtype(text) == name
 
 
@@ -116,6 +117,11 @@ def test_a_float_dtype_has_both_its_names(text: str, name: str):
 def test_other_dtypes_are_unknown(text: str):
     with pytest.raises(UnknownName, match="bfloat16"):
         parse_dtype(text)
+
+
+def test_an_unknown_dtype_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match="did you mean 'bfloat16'"):
+        parse_dtype("bflot16")
 
 
 def test_arithmetic_is_in_float32_or_wider():
