@@ -41,7 +41,8 @@ class LowRank:
 
     def entries(self, flat: Tensor) -> Tensor:
         """Return the entries of these flat indices, rounded as the products of any tile may be."""
-        return (self.left[flat // self.columns] * self.right.T[flat % self.columns]).sum(1)
+        right = self.right.T.contiguous()
+        return (self.left[flat // self.columns] * right[flat % self.columns]).sum(1)
 
     def into(self, out: Tensor) -> None:
         """Fill the flat `out` with the whole matrix."""

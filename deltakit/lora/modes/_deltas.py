@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -23,93 +22,94 @@ SAMPLED = 1 << 15  # entries of a sample
 
 
 class Deltas:
-    """The deltas of a pack, formed once where they fit in memory, else block by block each time."""
+    """The deltas of a pack, formed as they are asked for.
+
+    Where a strategy looks at a whole module first, they stay in memory if they are not too large.
+    """
 
     def __init__(self, pack: Pack) -> None:
-        self._pack = pack
-        self._each = [
-            LowRank(p.a.T, p.b.T) if pack.turned else LowRank(p.b, p.a) for p in pack.products
-        ]
-        self._numel, self._dtype = prod(pack.shape), pack.products[0].a.dtype
-        self.whole = Whole(
-            self._numel,
-            self._blocks,
-            together=Together(
-                len(self._each), self._side_by_side, self._sample, lambda expert: self._numel
-            ),
-        )
+        self._pack, self._formed = pack, _Formed(pack)
+        formed = self._formed
+        together = Together(len(pack.products), formed.side_by_side, formed.sample, formed.most)
+        self.whole = Whole(formed.numel, formed.blocks, together=together)
 
     def stacks(self, *, whole: bool = False) -> Iterator[Stack]:
         """Yield the stacks of consecutive blocks, or the one of the whole module."""
+        pack, formed = self._pack, self._formed
+        step = formed.numel if whole else BLOCK
+        for start in range(0, formed.numel, step):
+            yield Stack(
+                formed.block(start, min(start + step, formed.numel)),
+                tuple(pack.weights),
+                tuple(pack.tasks),
+                pack.name,
+                seed=pack.seed,
+                start=start,
+                whole=self.whole,
+                shape=pack.shape,
+                depth=pack.depth,
+            )
+
+
+class _Formed:
+    """What a whole's facts are found from; it does not know of them, so that both go together."""
+
+    def __init__(self, pack: Pack) -> None:
+        self._each = [
+            LowRank(p.a.T, p.b.T) if pack.turned else LowRank(p.b, p.a) for p in pack.products
+        ]
+        self.numel, self._dtype = prod(pack.shape), pack.products[0].a.dtype
+        self._held: Tensor | None = None  # (k, numel)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Return entries start..stop of all deltas: (k, n)."""
+        if stop - start == self.numel:
+            return self._hold()
+        if self._held is not None:
+            return self._held[:, start:stop]
+        return self._form(range(len(self._each)), start, stop)
+
+    def _form(self, experts: Sequence[int], start: int, stop: int) -> Tensor:
         import torch
 
-        if whole or self._in_memory:
-            step = self._numel if whole else BLOCK
-            for start in range(0, self._numel, step):
-                yield self._stack(self._held[:, start : start + step], start)
-            return
-        scratch = torch.empty(len(self._each), BLOCK, dtype=self._dtype)
-        for start in range(0, self._numel, BLOCK):
-            stack = scratch[:, : min(BLOCK, self._numel - start)].zero_()
-            for out, delta in zip(stack, self._each, strict=True):
-                delta.add_to(out, start)
-            yield self._stack(stack, start)
+        out = torch.zeros(len(experts), stop - start, dtype=self._dtype)
+        for row, expert in zip(out, experts, strict=True):
+            self._each[expert].add_to(row, start)
+        return out
 
-    def _stack(self, deltas: Tensor, start: int) -> Stack:
-        pack = self._pack
-        return Stack(
-            deltas,
-            tuple(pack.weights),
-            tuple(pack.tasks),
-            pack.name,
-            seed=pack.seed,
-            start=start,
-            whole=self.whole,
-            shape=pack.shape,
-            depth=pack.depth,
-        )
-
-    @property
-    def _in_memory(self) -> bool:
-        return (
-            "_held" in self.__dict__
-            or len(self._each) * self._numel * self._dtype.itemsize <= MOST_HELD
-        )
-
-    @cached_property
-    def _held(self) -> Tensor:  # (k, numel)
+    def _hold(self) -> Tensor:
         import torch
 
-        held = torch.empty(len(self._each), self._numel, dtype=self._dtype)
-        for out, delta in zip(held, self._each, strict=True):
-            delta.into(out)
-        return held
+        if self._held is None:
+            held = torch.empty(len(self._each), self.numel, dtype=self._dtype)
+            for out, delta in zip(held, self._each, strict=True):
+                delta.into(out)
+            self._held = held
+        return self._held
 
-    def _blocks(self, expert: int) -> Iterator[Tensor]:
-        return (deltas[0].tensor for deltas in self._side_by_side([expert]))
+    def blocks(self, expert: int) -> Iterator[Tensor]:
+        return (deltas[0].tensor for deltas in self.side_by_side([expert]))
 
-    def _side_by_side(self, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
-        import torch
-
-        for start in range(0, self._numel, BLOCK):
-            stop = min(start + BLOCK, self._numel)
-            if self._in_memory:
+    def side_by_side(self, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
+        if len(self._each) * self.numel * self._dtype.itemsize <= MOST_HELD:
+            self._hold()
+        for start in range(0, self.numel, BLOCK):
+            stop = min(start + BLOCK, self.numel)
+            if self._held is None:
+                yield [LazyDelta(row) for row in self._form(experts, start, stop)]
+            else:
                 yield [LazyDelta(self._held[expert, start:stop]) for expert in experts]
-                continue
-            blocks = torch.zeros(len(experts), stop - start, dtype=self._dtype)
-            for out, expert in zip(blocks, experts, strict=True):
-                self._each[expert].add_to(out, start)
-            yield [LazyDelta(block) for block in blocks]
 
-    def _sample(self, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
+    def sample(self, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
         """Yield entries from all over, in steps that come through every row and column."""
         import torch
 
-        step = max(1, self._numel // SAMPLED)
+        step = max(1, self.numel // SAMPLED)
         while math.gcd(step, self._each[0].columns) > 1:
             step += 1
-        if self._in_memory:
-            yield [LazyDelta(self._held[expert, ::step].contiguous()) for expert in experts]
-        else:
-            flat = torch.arange(0, self._numel, step)
-            yield [LazyDelta(self._each[expert].entries(flat)) for expert in experts]
+        flat = torch.arange(0, self.numel, step)
+        yield [LazyDelta(self._each[expert].entries(flat)) for expert in experts]
+
+    def most(self, expert: int) -> int:
+        """Return how many entries of a delta may be other than 0."""
+        return self.numel if self._each[expert].left.shape[1] else 0
