@@ -100,7 +100,9 @@ def vocabulary_text(found: Matched) -> str:
     """Return the same in a line or two."""
     before, after = found.rows
     rows = f"{after} rows" if before == after else f"{before} rows become {after}"
-    return f"{found.tokens}, {rows}, in {', '.join(found.tensors)}"
+    named = len(next(iter(found.tensors.values())).lent)
+    lent = f", {named} as the recipe's tokens say" if named else ""
+    return f"{found.tokens}, {rows}{lent}, in {', '.join(found.tensors)}"
 
 
 def came_from(plan: Plan, number: int) -> str:

@@ -64,3 +64,13 @@ def test_the_recipe_merges_the_same_union_again_and_fixes_the_option(here):
     refused = deltakit("--recipe", "m", "--tokenizer", "base", "--out", "other")
     assert refused.exit_code == 2
     assert "--recipe fixes --tokenizer" in refused.stderr
+
+
+def test_a_dry_run_tells_how_many_rows_the_recipe_names(here):
+    done = deltakit(*AB, "--tokenizer", "union", "--save-recipe", "r.yaml")
+    assert done.exit_code == 0, done.output
+    with (here / "r.yaml").open("a") as file:
+        file.write("tokens: {<x>: {source: a, force: true}, b: {zero: true}}\n")
+    done = deltakit("--recipe", "r.yaml", "--dry-run")
+    assert "tokens    7, 5 rows become 7, 2 as the recipe's tokens say, in " in done.stdout
+    assert "note      tokens: all models have b, and keep their rows" in done.stdout

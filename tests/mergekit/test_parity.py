@@ -16,8 +16,9 @@ from deltakit.merging import plan_recipe
 from deltakit.recipe.text import read_data
 from deltakit.vocabulary.tokenizer import Tokenizer
 from tests.engine.merging import weights
-from tests.mergekit.configs import FORMS, TOKENS, form
+from tests.mergekit.configs import FORMS, form
 from tests.mergekit.models import WORDED, write_llamas, write_worded_llamas
+from tests.mergekit.worded import TOKENS
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow
