@@ -32,14 +32,32 @@ def parse(raw: bytes, *, is_yaml: bool = False) -> Any:
         text = raw.decode("utf-8-sig")
     except UnicodeError as error:
         raise BadFile(f"not a recipe: {error}") from None
-    if is_yaml or not text.lstrip().startswith(("{", "[")):
-        return yaml_text.load(text)
+    is_json = not is_yaml and text.lstrip().startswith(("{", "["))
+    found = _json(text) if is_json else yaml_text.load(text)
+    if "\\ud" in text.lower():
+        _check_writable(found)
+    return found
+
+
+def _json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadFile):
             raise
         raise BadFile(f"not a recipe: {error}") from None
+
+
+def _check_writable(found: Any) -> None:
+    """Raise BadFile for a text that no file can hold: half of a pair of escapes."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadFile(
+            "not a recipe: an escape is half a character",
+            got=ascii(error.object[error.start]),
+            remedy="write the character itself",
+        ) from None
 
 
 def write_data(value: msgspec.Struct, path: str | Path, files: Files = LOCAL) -> None:

@@ -114,6 +114,13 @@ def test_json_is_read_as_strictly(text):
         parse(text.encode())
 
 
+@pytest.mark.parametrize("text", [r'{"a": {"\ud800": 1}}', r'"\uDC00": 1', r'["\ud83d \ude00"]'])
+def test_half_a_character_is_refused_and_a_whole_one_is_not(text):
+    with pytest.raises(BadFile, match="half a character"):
+        parse(text.encode())
+    assert parse(rb'{"a": "\ud83d\ude00 \\ud"}') == {"a": "\U0001f600 \\ud"}
+
+
 RECIPE = Recipe(
     base="b",
     tasks=[Task("a", "ft-a", weight=[0.5, 1.0]), Task("b=1", "ft-b", importance="i.safetensors")],
