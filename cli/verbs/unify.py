@@ -54,8 +54,9 @@ def command(
         done = unify(plan, out, overwrite=overwrite, progress=meter.advance)
 
     def render() -> None:
-        say(f"{len(done.files)} tasks in one delta of {size(done.unified_bytes)} and masks of")
-        say(f"{size(done.mask_bytes)} each, in {out}")
+        say(f"{len(done.files)} tasks are in {out} now")
+        sizes = size(done.unified_bytes), f"{size(done.mask_bytes)} each"
+        fields([("the unified delta", sizes[0]), ("the tasks' masks", sizes[1])])
         say()
         fields([("one task's model", " ".join(_rebuild(out, done.files, plan.recipe.base)))])
 

@@ -33,7 +33,8 @@ class Emr(Streaming):
     task: empty for the unified delta; the name of a task rebuilds that task's model from it, with
     the mask where its own delta has the unified sign and the rescaler
     sum |d_i| / sum |mask_i unified|. scope: those sums are over the whole model, one rescaler a
-    task as in the paper, or over each tensor on its own.
+    task as in the paper, or over each tensor on its own. `deltakit unify` keeps the unified delta
+    and the masks, in place of all deltas.
     """
 
     task: str = ""

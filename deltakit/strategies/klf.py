@@ -114,9 +114,11 @@ class Klf(Combining, Streaming):
         )
         if finer:
             check_alike(scores, units)
+        sized = entries if self.share == "parameters" else None
+        if all(entries[name] == scores[0][name].numel() for name in shared):
+            sized = None  # of single entries, each counts as one
         for names in self.compared(list(shared)):
             if finer:
-                sized = entries if self.share == "parameters" else None
                 levels = self._levels(partial(unit_blocks, scores, names, sized), len(scores))
                 facts |= {member: levels for name in names for member in shared[name]}
                 continue
