@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gguf import write_llama
 from benchmarks.model import base_folder
 from benchmarks.packages import CACHE, Member, fetch
 from deltakit.tensors.dtypes import torch_dtype
@@ -168,25 +171,16 @@ def merged_by_peft(base: Path, adapters: list[Path], weights: list[float]) -> Te
         return model.eval()(_IDS).logits
 
 
-def smollm2() -> Path:
-    """Return the SmolLM2-135M-Instruct model folder, dequantised from its package to float32.
-
-    Needs the package gguf, which transformers reads that format with.
-    """
-    from transformers import AutoModelForCausalLM
-
-    folder = CACHE / "SmolLM2-135M-Instruct"
-    if folder.exists():
-        return folder
-    fetch((SMOLLM2,))
-    gguf = SMOLLM2.file
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    )
-    # The weights are plain again: what is left of the quantisation only keeps them from a file.
-    model.hf_quantizer, model.is_quantized, model._weight_conversions = None, False, None
-    del model.config.quantization_config
-    model.save_pretrained(folder)
+def smollm2(layers: Sequence[int] = range(30)) -> Path:
+    """Return a folder with these layers of SmolLM2-135M-Instruct, in float32."""
+    count = len(layers)
+    folder = CACHE / ("SmolLM2-135M-Instruct" + (f"-{count}-layers" if count < 30 else ""))
+    if not folder.exists():
+        fetch((SMOLLM2,))
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        write_llama(SMOLLM2.file, partial, layers)
+        partial.rename(folder)
     return folder
 
 

@@ -103,7 +103,7 @@ STRATEGIES = {"ties": {"density": 0.5}, "dare": {"p": 0.5}, "sotu": {}, "della":
 MIXED = {"bfloat16": 0.25, "rslora": 0.5, "both_patterns": 0.25}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "SmolLM2"])
 def test_ranks_scalings_and_dtypes_mix_in_every_mode_in_any_order(made, name, tmp_path):
     paths = [f"{kind}={made(name, kind) / 'ab'[n % 2]}" for n, kind in enumerate(MIXED)]
     weights, base = list(MIXED.values()), str(base_of(name))
