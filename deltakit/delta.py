@@ -158,9 +158,10 @@ class Delta(DeltaSource):
         if self.role == "replace":
             return super().lazy_block(name, start, base, raw)
         tensor = self.tensors.get(name)
-        stored = None if tensor is None else tensor.stored(start, start + base.numel())
-        if stored is not None and base.dtype == torch.float32:
-            return LazyDelta(stored)
+        if tensor is not None and base.dtype == torch.float32:
+            stored = tensor.stored(start, start + base.numel(), raw)
+            if stored is not None:
+                return LazyDelta(stored)
         out = raw.view(base.dtype)[: base.numel()]  # the base's values are not asked for
         out.zero_()
         if tensor is not None:

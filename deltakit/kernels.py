@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
-_INTERFACE = 3  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 4  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -177,6 +177,14 @@ def draw(how: How, kept: np.ndarray) -> bool:
     if compiled is None:
         return False
     compiled.draw(how, len(kept), kept.ctypes.data)
+    return True
+
+
+def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:
+    """Write the same for `count` entries to `bits`: uint8, the first in the lowest bit."""
+    if compiled is None:
+        return False
+    compiled.draw_bits(how, count, bits.ctypes.data)
     return True
 
 

@@ -59,6 +59,19 @@ class Draws:
         kept[level] = self._fractions(start, level) < np.uint64(how.limit)
         return kept
 
+    def bits(self, start: int, stop: int, density: float) -> np.ndarray:
+        """Return what `keep` does as bits: uint8, the first entry's the lowest of the first byte.
+
+        >>> Draws(0, "trec", "w").bits(0, 20, 1.0).tolist()
+        [255, 255, 15]
+        """
+        import numpy as np
+
+        bits = np.empty(-(-(stop - start) // 8), dtype=np.uint8)
+        if kernels.draw_bits(self._how(start, density), stop - start, bits):
+            return bits
+        return np.packbits(self.keep(start, stop, density), bitorder="little")
+
     def mask(self, start: int, stop: int, density: float) -> Drawn:
         """Return what `keep` does, not yet drawn."""
         draw = partial(self.keep, start, stop, density)

@@ -57,11 +57,11 @@ class StoredSparse:
     >>> StoredSparse(torch.tensor([5.0, 7.0]), bits, 1, 5).tensor
     tensor([0., 5., 0., 7., 0.])
 
-    values (m,) any dtype; bits uint8, the first entry's at `skip` from the lowest of the first;
-    count entries.
+    values (m,) any dtype, in memory or not; bits uint8, the first entry's at `skip` from the lowest
+    of the first; count entries.
     """
 
-    def __init__(self, values: Tensor, bits: np.ndarray, skip: int, count: int) -> None:
+    def __init__(self, values: Tensor | Stored, bits: np.ndarray, skip: int, count: int) -> None:
         self.values, self.bits, self.skip, self._count = values, bits, skip, count
 
     @property
@@ -79,9 +79,10 @@ class StoredSparse:
 
         kept = np.unpackbits(self.bits, count=self.skip + self._count, bitorder="little")
         at = torch.from_numpy(np.flatnonzero(kept[self.skip :]))
-        if len(at) != len(self.values):
-            raise ValueError(f"{len(at)} bits stand for {len(self.values)} values")
-        return self.values.new_zeros(self._count).index_put_((at,), self.values)
+        values = in_memory(self.values)
+        if len(at) != len(values):
+            raise ValueError(f"{len(at)} bits stand for {len(values)} values")
+        return values.new_zeros(self._count).index_put_((at,), values)
 
 
 Entries: TypeAlias = "Tensor | Stored | StoredSparse"

@@ -1,4 +1,4 @@
-"""Turning the compiled kernels off for a while."""
+"""Turning the compiled kernels off for a while, or the parts for some processors."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def without_kernels() -> Iterator[None]:
         yield
     finally:
         kernels.compiled = compiled
+
+
+@contextmanager
+def without_loops_by_hand() -> Iterator[None]:
+    """Let the kernels run, on any processor, what they run on one without AVX-512."""
+    was = kernels.compiled.by_hand(False)
+    try:
+        yield
+    finally:
+        kernels.compiled.by_hand(was)

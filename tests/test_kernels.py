@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from deltakit.rng import Draws
 from deltakit.stored import Stored, StoredSparse
 from deltakit.tensors.codec import scatter
 from deltakit.trim import find_cut, find_cuts
-from tests.kernels import without_kernels
+from tests.kernels import without_kernels, without_loops_by_hand
 
 needs_kernels = pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
 
@@ -30,13 +31,15 @@ STORED = [torch.float32, torch.bfloat16, torch.float16]
 
 def both(compute: Callable[[], Tensor]) -> None:
     """Compare what is computed with the kernels and without, bit for bit, any NaN as one."""
-    ours = compute()
     with without_kernels():
         theirs = compute()
-    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-    kind = {4: torch.int32, 2: torch.int16}[ours.dtype.itemsize]
-    same = (ours.view(kind) == theirs.view(kind)) | (ours.isnan() & theirs.isnan())
-    assert bool(same.all()), (ours[~same][:5], theirs[~same][:5])
+    kind = {4: torch.int32, 2: torch.int16, 1: torch.uint8}[theirs.dtype.itemsize]
+    for kernels_of in (nullcontext, without_loops_by_hand):
+        with kernels_of():
+            ours = compute()
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        same = (ours.view(kind) == theirs.view(kind)) | (ours.isnan() & theirs.isnan())
+        assert bool(same.all()), (ours[~same][:5], theirs[~same][:5])
 
 
 def odd_rows(rows: int, count: int = 5000, seed: int = 0) -> Tensor:
@@ -134,9 +137,13 @@ def test_squares_are_summed_to_float32_precision() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("density", [1e-9, 0.1, 1 / 3, 0.5, 0.99999])
-def test_draws_are_the_same(density: float) -> None:
-    both(lambda: torch.from_numpy(Draws(0, "a", "w").keep(5, 200_000, density)).half())
+@pytest.mark.parametrize("density", [1e-9, 0.1, 1 / 3, 0.5, 0.99999, 1.0])
+@pytest.mark.parametrize("start", [0, 5, (1 << 40) + 64])
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 255, 256, 257, 200_000])
+def test_draws_are_the_same(density: float, start: int, count: int) -> None:
+    draws = Draws(0, "a", "w")
+    both(lambda: torch.from_numpy(draws.keep(start, start + count, density)).byte())
+    both(lambda: torch.from_numpy(draws.bits(start, start + count, density)))
 
 
 @needs_kernels
@@ -247,13 +254,16 @@ def test_a_file_that_became_shorter_is_left_to_torch(tmp_path: Path) -> None:
 @needs_kernels
 @pytest.mark.parametrize("stored", STORED, ids=str)
 @pytest.mark.parametrize("skip", [0, 3])
-def test_values_that_stand_by_bits_are_spread(skip: int, stored: torch.dtype) -> None:
+def test_values_that_stand_by_bits_are_spread(
+    skip: int, stored: torch.dtype, tmp_path: Path
+) -> None:
     numel = (1 << 17) + 500
     kept = np.random.default_rng(0).random(numel) < 0.1
     bits = np.packbits(np.concatenate([np.ones(skip, bool), kept]), bitorder="little")
     values = odd_rows(1, int(kept.sum()))[0].to(stored)
     sparse = StoredSparse(values, bits, skip, numel)
     both(computed(LazyDelta(sparse)))
+    both(computed(LazyDelta(StoredSparse(in_file(values, tmp_path / "x"), bits, skip, numel))))
     both(computed(LazyDelta(sparse, torch.full((numel,), 0.5))))
     few = StoredSparse(values[:-1], bits, skip, numel)
     with pytest.raises(ValueError, match="not equally many"):

@@ -13,7 +13,8 @@
 enum { MOST_ROWS = 256 };
 enum { STRETCH = 1 << 16 }; /* entries read at a time: those of a few experts stay in cache */
 
-/* Flat entries as they are stored: in memory, or in a file, which is read a stretch at a time. */
+/* Flat entries as they are stored: in memory, or in a file, which is read a stretch at a time.
+ * Values that stand by bits are read all at once. */
 typedef struct {
     char *memory; /* the entries, or room for a stretch of them */
     int dtype;
@@ -64,7 +65,8 @@ static int bring(Delta *deltas, Py_ssize_t k, const Values *base, Py_ssize_t at,
     if (base && !(*base_at = stretch(base, at, count))) return 0;
     for (Delta *delta = deltas; delta < deltas + k; delta++) {
         if (delta->bits && at) continue; /* goes on from the last value */
-        if (!(delta->stored = stretch(&delta->values, at, count))) return 0;
+        Py_ssize_t entries = delta->bits ? delta->left : count;
+        if (!(delta->stored = stretch(&delta->values, at, entries))) return 0;
     }
     return 1;
 }
@@ -86,13 +88,9 @@ INLINE int is_plain(const Delta *delta)
     return !delta->bits && !delta->trims && !delta->kept && !delta->draws;
 }
 
-/* whether the processor has AVX-512, found once when the module is loaded */
-static int expands = 0;
-
-#if defined(EXPANDS)
+#if defined(BY_HAND)
 /* 64 entries: sixteen values are widened and moved to where the bits say, without a branch */
-__attribute__((target("arch=x86-64-v4"))) static const uint16_t *
-expand(const uint16_t *values, uint64_t word, float *x)
+BY_HAND static const uint16_t *expand(const uint16_t *values, uint64_t word, float *x)
 {
     for (int first = 0; first < 64; first += 16, word >>= 16) {
         __m256i halves = _mm256_loadu_si256((const __m256i *)values);
@@ -111,8 +109,8 @@ INLINE void spread(Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restric
     for (Py_ssize_t first = 0; first < count; first += 64) {
         Py_ssize_t bits = count - first < 64 ? count - first : 64;
         uint64_t word = bits_from(delta->bits, delta->skip + at + first, bits);
-#if defined(EXPANDS)
-        if (expands && bits == 64 && delta->left >= 64 + 16 && delta->values.dtype == BF16) {
+#if defined(BY_HAND)
+        if (by_hand && bits == 64 && delta->left >= 64 + 16 && delta->values.dtype == BF16) {
             const uint16_t *values = (const uint16_t *)delta->stored;
             const uint16_t *next = expand(values, word, x + first);
             delta->left -= next - values;

@@ -22,9 +22,78 @@ INLINE uint64_t splitmix(uint64_t key, uint64_t index)
     return z ^ z >> 31;
 }
 
+#if defined(BY_HAND)
+enum { WORDS = CHUNK / 64 };
+
+/* words number `word` .. `word` + 7 of the stream: a byte for each of 64 entries */
+BY_HAND static inline __m512i splitmix_8(uint64_t key, uint64_t word)
+{
+    const uint64_t step = 0x9e3779b97f4a7c15u;
+    const __m512i steps = _mm512_set_epi64((long long)(8 * step), (long long)(7 * step),
+                                           (long long)(6 * step), (long long)(5 * step),
+                                           (long long)(4 * step), (long long)(3 * step),
+                                           (long long)(2 * step), (long long)step);
+    __m512i z = _mm512_add_epi64(_mm512_set1_epi64((long long)(key + word * step)), steps);
+    z = _mm512_xor_si512(z, _mm512_srli_epi64(z, 30));
+    z = _mm512_mullo_epi64(z, _mm512_set1_epi64((long long)0xbf58476d1ce4e5b9u));
+    z = _mm512_xor_si512(z, _mm512_srli_epi64(z, 27));
+    z = _mm512_mullo_epi64(z, _mm512_set1_epi64((long long)0x94d049bb133111ebu));
+    return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
+}
+
+/* bits of entries at .. at + CHUNK of the slice */
+BY_HAND static void draw_words(const Draws *draws, Py_ssize_t at, uint64_t kept[WORDS])
+{
+    const uint64_t index = draws->start + (uint64_t)at, first = index / 8;
+    const int skip = (int)(index % 8), words = skip ? WORDS + 1 : WORDS;
+    const __m512i whole = _mm512_set1_epi8((char)draws->whole);
+    uint64_t below[WORDS + 1], level[WORDS + 1]; /* of entries from 8 * first on */
+    for (int i = 0; i < words; i++) {
+        __m512i bytes = splitmix_8(draws->key, first + 8 * (uint64_t)i);
+        below[i] = _mm512_cmplt_epu8_mask(bytes, whole);
+        level[i] = draws->limit ? _mm512_cmpeq_epu8_mask(bytes, whole) : 0;
+    }
+    for (int i = 0; i < words; i++) /* after all are drawn: a branch that is missed waits for one */
+        for (; level[i]; level[i] &= level[i] - 1) {
+            uint64_t bit = (uint64_t)lowest_bit(level[i]), entry = 8 * first + 64 * (uint64_t)i + bit;
+            uint64_t under = splitmix(draws->level_key, entry) >> 11 < draws->limit;
+            below[i] |= under << bit;
+        }
+    for (int i = 0; i < WORDS; i++)
+        kept[i] = skip ? below[i] >> skip | below[i + 1] << (64 - skip) : below[i];
+}
+
+BY_HAND static void draw_bits_by_hand(const Draws *draws, Py_ssize_t n, uint8_t *bits)
+{
+    uint64_t words[WORDS];
+    for (Py_ssize_t at = 0; at < n; at += CHUNK) {
+        Py_ssize_t count = n - at < CHUNK ? n - at : CHUNK;
+        draw_words(draws, at, words);
+        if (count % 64) words[count / 64] &= ((uint64_t)1 << count % 64) - 1;
+        memcpy(bits + at / 8, words, (size_t)(count + 7) / 8);
+    }
+}
+
+BY_HAND static void draw_by_hand(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *kept)
+{
+    uint64_t words[WORDS];
+    draw_words(draws, at, words);
+    for (int i = 0; 64 * i < count; i++) {
+        uint64_t among = count - 64 * i < 64 ? ((uint64_t)1 << (count - 64 * i)) - 1 : ~(uint64_t)0;
+        _mm512_mask_storeu_epi8(kept + 64 * i, among, _mm512_maskz_set1_epi8(words[i], 1));
+    }
+}
+#endif
+
 /* 1 where entries at .. at + count of the slice are kept, at most CHUNK of them */
 INLINE void draw(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *restrict kept)
 {
+#if defined(BY_HAND)
+    if (by_hand) {
+        draw_by_hand(draws, at, count, kept);
+        return;
+    }
+#endif
     uint64_t words[CHUNK / 8 + 1];
     const uint8_t whole = draws->whole; /* of a byte's width, as the loop's lanes are */
     uint8_t bytes[CHUNK + 8];
@@ -49,6 +118,26 @@ INLINE void draw(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *r
 WIDE static void draw_all(const Draws *draws, Py_ssize_t n, uint8_t *kept)
 {
     CHUNKS(n, { draw(draws, at, count, kept + at); });
+}
+
+/* the same as bits, the first entry's the lowest of the first byte; 0 past the last */
+WIDE static void draw_bits(const Draws *draws, Py_ssize_t n, uint8_t *bits)
+{
+#if defined(BY_HAND)
+    if (by_hand) {
+        draw_bits_by_hand(draws, n, bits);
+        return;
+    }
+#endif
+    CHUNKS(n, {
+        uint8_t kept[CHUNK] = {0};
+        draw(draws, at, count, kept);
+        for (Py_ssize_t i = 0; i < count; i += 8) {
+            uint64_t eight;
+            memcpy(&eight, kept + i, 8);
+            bits[(at + i) / 8] = (uint8_t)(eight * 0x0102040810204080u >> 56); /* byte j to bit j */
+        }
+    });
 }
 
 #endif

@@ -13,8 +13,9 @@
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define WIDE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define EXPANDS /* AVX-512 by hand, where the compiler finds no vectors */
+#define BY_HAND __attribute__((target("arch=x86-64-v4"))) /* where the compiler finds no vectors */
 #include <immintrin.h>
+static int by_hand = 0; /* whether the processor can, found once when the module is loaded */
 #else
 #define WIDE
 #endif

@@ -216,6 +216,18 @@ static PyObject *py_draw(PyObject *self, PyObject *const *args, Py_ssize_t nargs
     return Py_NewRef(Py_None);
 }
 
+/* (how it is drawn, n, bits) */
+static PyObject *py_draw_bits(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(3);
+    Draws draws;
+    Py_ssize_t n = SIZE(1);
+    uint8_t *bits = POINTER(2);
+    if (draws_of(args[0], &draws) != 1) return NULL;
+    RUN(draw_bits(&draws, n, bits));
+    return Py_NewRef(Py_None);
+}
+
 /* (values, how many, dtype, bits, bits to skip, n, base or 0, out) -> how many bits were set */
 static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -228,22 +240,37 @@ static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t na
     return PyLong_FromSsize_t(set);
 }
 
+/* (whether to run what is written by hand for some processors, here only where this one can) ->
+ * whether it was: so that one machine can compare both */
+static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(1);
+    int was = 0;
+#if defined(BY_HAND)
+    was = by_hand;
+    by_hand = PyObject_IsTrue(args[0]) && __builtin_cpu_supports("x86-64-v4");
+#endif
+    return PyBool_FromLong(was);
+}
+
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(bracket), METHOD(draw), METHOD(scatter), {NULL, NULL, 0, NULL}};
+    METHOD(combine), METHOD(bracket), METHOD(draw),          METHOD(draw_bits),
+    METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
+};
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,
                                     NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__kernels(void)
 {
-#if defined(EXPANDS)
-    expands = __builtin_cpu_supports("x86-64-v4");
+#if defined(BY_HAND)
+    by_hand = __builtin_cpu_supports("x86-64-v4");
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 3) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 4) < 0) {
         Py_DECREF(made);
         return NULL;
     }

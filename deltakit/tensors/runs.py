@@ -100,9 +100,11 @@ def _counts(bits: np.ndarray, numel: int) -> np.ndarray:
     """Return how many values there are up to the end of each chunk of a run."""
     import numpy as np
 
-    words = np.zeros(-(-numel // CHUNK) * CHUNK // 64, dtype=np.uint64)
-    words.view(np.uint8)[: len(bits)] = bits
-    if numel % 8:  # bits past the last entry
-        words.view(np.uint8)[len(bits) - 1] &= (1 << numel % 8) - 1
-    each = np.bitwise_count(words).reshape(-1, CHUNK // 64).sum(axis=1, dtype=np.int64)
-    return np.cumsum(each)
+    if numel < _RUN:  # the last run: chunks of the same length, and no bits past the last entry
+        whole = np.zeros(-(-numel // CHUNK) * CHUNK // 8, dtype=np.uint8)
+        whole[: len(bits)] = bits
+        if numel % 8:
+            whole[len(bits) - 1] &= (1 << numel % 8) - 1
+        bits = whole
+    each = np.bitwise_count(bits.view(np.uint64)).reshape(-1, CHUNK // 64)
+    return np.cumsum(each.sum(axis=1, dtype=np.int64))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
-from deltakit.stored import StoredSparse
+from deltakit.stored import Stored, StoredSparse
 from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, pack, scatter, stored, unpack
 from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
@@ -87,12 +88,25 @@ class SparseTensor:
             values = values - minus[torch.from_numpy(kept)]
         scatter(values, kept, out)
 
-    def stored(self, start: int, stop: int) -> StoredSparse | None:
-        """Return entries start..stop as values and bits; None where all of them have a value."""
+    def stored(self, start: int, stop: int, raw: Tensor) -> StoredSparse | None:
+        """Return entries start..stop as values and bits; None where all of them have a value.
+
+        The values are read into `raw` (uint8, 8 bytes an entry) when they are asked for; it is in
+        use for as long as what is returned.
+        """
         if self.codec == "dense":
             return None
-        values = self._values(self._values_before(start), self._values_before(stop))
-        return StoredSparse(values, *self._bits(start, stop), stop - start)
+        bits, skip = self._bits(start, stop)  # before they are counted to the end, and forgotten
+        first, last = self._values_before(start), self._values_before(stop)
+        size = itemsize(self.info.dtype)
+        values = Stored(
+            torch_dtype(self.info.dtype),
+            last - first,
+            raw,
+            partial(self._values, first, last, raw),
+            self._file.place(self.name + VALUES, first * size),
+        )
+        return StoredSparse(values, bits, skip, stop - start)
 
     def kept(self, start: int, stop: int) -> np.ndarray:
         """Return which entries start..stop hold a value: bool (stop - start,)."""
@@ -127,7 +141,7 @@ class SparseTensor:
             return self._read(self.name + BITMASK, start // 8, -(-stop // 8), np.dtype("u1"))
         assert self._draws is not None
         draws, density = self._draws
-        return pack(draws.keep(start, stop, density))
+        return draws.bits(start, stop, density)
 
     def _values_before(self, start: int) -> int:
         if self.codec != "indices":
@@ -177,12 +191,13 @@ class SparseTensor:
         self._file.read(name, start * dtype.itemsize, memoryview(out).cast("B"))
         return out
 
-    def _values(self, start: int, stop: int) -> Tensor:
-        """Return stored values number start..stop in their own dtype."""
+    def _values(self, start: int, stop: int, raw: Tensor | None = None) -> Tensor:
+        """Return stored values number start..stop in their own dtype, read into `raw` if given."""
         import torch
 
         name = self.name if self.codec == "dense" else self.name + VALUES
         size = itemsize(self.info.dtype)
-        raw = torch.empty((stop - start) * size, dtype=torch.uint8)
-        self._file.read(name, start * size, memoryview(raw.numpy()))
-        return raw.view(torch_dtype(self.info.dtype))
+        part = torch.empty((stop - start) * size, dtype=torch.uint8) if raw is None else raw
+        part = part[: (stop - start) * size]
+        self._file.read(name, start * size, memoryview(part.numpy()))
+        return part.view(torch_dtype(self.info.dtype))
