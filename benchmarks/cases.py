@@ -30,7 +30,13 @@ class Case:
     settings: str = ""
     mask: str | None = None  # of the stored deltas; without, the fine-tuned models are read
     importance: bool = False
+    torch: bool = False  # whether it computes in torch, and so loads it
     experts: int | None = None  # where the strategy takes just so many
+
+    @property
+    def loads(self) -> str:
+        """What `runner.py` is told to load before the clock starts."""
+        return "--torch" if self.torch else ""
 
     @property
     def known(self) -> bool:
@@ -67,12 +73,12 @@ class Case:
 CASES = (
     Case("average", "average"),
     Case("task_arithmetic", "task_arithmetic"),
-    Case("slerp", "slerp", experts=2),
+    Case("slerp", "slerp", torch=True, experts=2),
     Case("sotu", "sotu", "p=0.9"),
     Case("dare", "dare", "p=0.9"),
     Case("dare_ties", "dare_ties", "p=0.9"),
     Case("ties", "ties", "density=0.2"),
-    Case("klf", "klf", importance=True),
+    Case("klf", "klf", torch=True, importance=True),
     # A stored mask is drawn or trimmed already: the first only adds, the second keeps all it finds.
     Case("sotu_stored", "task_arithmetic", mask="sotu"),
     Case("ties_stored", "ties", "density=0.1", mask="magnitude"),

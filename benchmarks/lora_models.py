@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.gguf import write_llama
 from benchmarks.model import base_folder
 from benchmarks.packages import CACHE, Member, fetch
-from deltakit.tensors.dtypes import torch_dtype
+from deltakit.dtypes import torch_dtype
 
 RANK = 16
 

@@ -70,9 +70,13 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, 
             given, cases, lambda case, inputs: peer.race(case, inputs, given.repeats, program, work)
         )
         return "peer", speed_table.races(races), {"races": [race.as_dict() for race in races]}
-    floor = speed.floor(work, given.repeats)
+    floors = {
+        loads: speed.floor(work, given.repeats, loads) for loads in {case.loads for case in cases}
+    }
     costs = _each(
-        given, cases, lambda case, inputs: speed.cost(case, inputs, given.repeats, floor, work)
+        given,
+        cases,
+        lambda case, inputs: speed.cost(case, inputs, given.repeats, floors[case.loads], work),
     )
     found: dict[str, Any] = {"merges": [cost.as_dict() for cost in costs]}
     if given.scaling:
@@ -96,7 +100,7 @@ def _each(
 def _dry_run(given: argparse.Namespace, size: str, case: Case, work: Path) -> speed.Run:
     inputs = Inputs.of(SHAPES[size], given.models[0], given.cache)
     words = [*case.words(inputs), "--dry-run"]
-    runs = [speed.run(words, work, bare=True) for _ in range(given.repeats)]
+    runs = [speed.run(words, work, loads="--bare") for _ in range(given.repeats)]
     return sorted(runs, key=lambda run: run.wall)[len(runs) // 2]
 
 

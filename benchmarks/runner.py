@@ -1,11 +1,11 @@
 """The deltakit command in a process that notes when its libraries are loaded and when it is done.
 
-    python -P benchmarks/runner.py NOTES [--bare] [WORDS OF deltakit ...]
+    python -P benchmarks/runner.py NOTES [--bare | --torch] [WORDS OF deltakit ...]
 
-Loads torch and deltakit first, so that what follows is the merge alone; `--bare` leaves that to
-the command, as the installed one does. Writes to NOTES, as JSON: the monotonic clock when the
-libraries were loaded and when the command was done, the processor time at the first of these, and
-whether torch is loaded at the end. Without words it only loads.
+Loads deltakit and numpy first, and torch where told, so that what follows is the merge alone;
+`--bare` leaves that to the command, as the installed one does. Writes to NOTES, as JSON: the
+monotonic clock when the libraries were loaded and when the command was done, the processor time at
+the first of these, and whether torch is loaded at the end. Without words it only loads.
 """
 
 import json
@@ -17,10 +17,11 @@ from pathlib import Path
 def main() -> int:
     """Run the command and leave the notes."""
     notes, *words = sys.argv[1:]
-    if words[:1] == ["--bare"]:
-        words = words[1:]
-    else:
+    how = words.pop(0) if words[:1] in (["--bare"], ["--torch"]) else ""
+    if how == "--torch":
         import torch  # noqa: F401
+    if how != "--bare":
+        import numpy  # noqa: F401
 
         import deltakit.merging
         import deltakit_cli.verbs.merge  # noqa: F401

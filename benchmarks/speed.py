@@ -32,7 +32,7 @@ class Run:
     cpu: float
     peak: int  # bytes of anonymous memory
     merge: float
-    start: float  # interpreter, torch and deltakit loaded
+    start: float  # interpreter and libraries loaded
     start_cpu: float
     torch: bool  # loaded at the end
     digest: str = ""  # of the output's weight files
@@ -100,23 +100,25 @@ def cost(case: Case, inputs: Inputs, repeats: int, floor: Run, work: Path) -> Co
         progress(f"{case.name}, {found.models} models of {found.size}: round {number + 1}")
         found.limits.append(limit.measure(files, inputs.size, work))
         if number < repeats:
-            found.runs.append(run(words, work))
+            found.runs.append(run(words, work, loads=case.loads))
     found.check()
     return found
 
 
-def floor(work: Path, times: int) -> Run:
+def floor(work: Path, times: int, loads: str) -> Run:
     """Return the median cost of a process that loads the libraries and does nothing."""
-    return sorted((run([], work) for _ in range(times)), key=lambda found: found.wall)[times // 2]
+    runs = (run([], work, loads=loads) for _ in range(times))
+    return sorted(runs, key=lambda found: found.wall)[times // 2]
 
 
-def run(words: Sequence[str], work: Path, *, bare: bool = False) -> Run:
+def run(words: Sequence[str], work: Path, *, loads: str = "") -> Run:
     """Run a deltakit command in a process of its own; what it merged is looked at and deleted.
 
-    `bare`: the libraries are loaded by the command, as the installed one does.
+    Before the merge's clock starts deltakit is loaded, and torch with `--torch`; with `--bare` all
+    is left to the command, as the installed one does.
     """
     out, notes = work / "out", work / "notes.json"
-    command = [sys.executable, "-P", RUNNER, notes, *(["--bare"] if bare else []), *words]
+    command = [sys.executable, "-P", RUNNER, notes, *([loads] if loads else []), *words]
     process = Process.run([*command, "--out", out] if words else command)
     noted = json.loads(notes.read_text())
     made = digest(out) if out.exists() else ""

@@ -28,13 +28,18 @@ def merges(costs: Sequence[Cost], dry_runs: dict[str, Run]) -> str:
         dry = dry_runs[name]
         loaded = "torch loaded" if dry.torch else "torch not loaded"
         lines += ["", f"--dry-run of {found[0].name}: whole {dry.wall:.2f} s, {loaded}", ""]
-    start = costs[0].floor
+    starts = {cost.floor.torch: cost.floor for cost in costs}
+    each = [
+        f"{'torch too' if torch else 'deltakit'} {starts[torch].start:.2f} s and"
+        f" {starts[torch].peak / 1e6:.0f} MB"
+        for torch in sorted(starts)
+    ]
     notes = [
-        "whole: seconds of the whole process; merge: without the start of interpreter and torch"
-        f" (here {start.start:.2f} s); cpu: seconds of processor time of the whole process; peak:"
-        " anonymous memory in MB; above: over that of a process that only loads torch and deltakit"
-        f" ({start.peak / 1e6:.0f} MB); limit: seconds of reading the inputs and writing one"
-        " output, median and spread; ratio: merge / limit.",
+        "whole: seconds of the whole process; merge: without the start of interpreter and"
+        " libraries; cpu: seconds of processor time of the whole process; peak: anonymous memory in"
+        " MB; above: over that of a process that only loads the libraries (here"
+        f" {', '.join(each)}); limit: seconds of reading the inputs and writing one output, median"
+        " and spread; ratio: merge / limit.",
     ]
     return "\n".join([*lines, *_wrapped(notes)])
 
@@ -59,9 +64,8 @@ def scaling(costs: Sequence[Cost]) -> str:
             f"{cost.middle('peak') / 1e6:9.0f}{cost.above / 1e6:10.0f}"
         )
     note = (
-        "merge s: without the start of interpreter and torch; s/GB: over the bytes read and"
-        " written; above MB: anonymous memory over that of a process that only loads torch and"
-        " deltakit."
+        "merge s: without the start of interpreter and libraries; s/GB: over the bytes read and"
+        " written; above MB: anonymous memory over that of a process that only loads these."
     )
     return "\n".join([*lines, "", *_wrapped([note])])
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deltakit.kernels import Found
-    from deltakit.stored import Entries
+    from deltakit.stored import Entries, Filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Combination:
         out = self.deltas.empty()
         return out if kernels.combine(self.deltas, self.formula, out) else self._computed()
 
-    def add_to(self, base: Entries, out: Tensor) -> Found | None:
+    def add_to(self, base: Entries, out: Tensor | Filled) -> Found | None:
         """Write base + this, rounded once, to flat `out`; None where the kernels do not."""
         return kernels.combine(self.deltas, self.formula, out, base, squares=True)
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.delta_source import DeltaSource, check_alike, integers_note, is_merged
+from deltakit.dtypes import itemsize, torch_dtype
 from deltakit.errors import BadFile, DeltakitError, UnknownName, nearest
 from deltakit.lazy import LazyDelta
 from deltakit.mask import RandomMask
 from deltakit.provenance import ModelTable, check_kind, parse
+from deltakit.stored import Filled
 from deltakit.tensors import codec
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.reader import SafetensorsFile
@@ -18,6 +20,7 @@ from deltakit.tensors.source import TensorSource
 from deltakit.tensors.sparse import SparseTensor
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Role = Literal["add", "replace"]
@@ -95,8 +98,6 @@ class Delta(DeltaSource):
         """Return the whole delta of a parameter, role "add" only, in its values' dtype."""
         import torch
 
-        from deltakit.tensors.dtypes import torch_dtype
-
         tensor = self.tensors.get(name)
         if tensor is None:
             close = nearest(name, list(self.tensors))
@@ -152,20 +153,19 @@ class Delta(DeltaSource):
         if name in self.tensors:
             self.tensors[name].add_to(out, start, minus=base if self.role == "replace" else None)
 
-    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
-        import torch
-
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: np.ndarray) -> LazyDelta:
         if self.role == "replace":
             return super().lazy_block(name, start, base, raw)
         tensor = self.tensors.get(name)
-        if tensor is not None and base.dtype == torch.float32:
+        if tensor is not None and base.dtype == "F32":
             stored = tensor.stored(start, start + base.numel(), raw)
             if stored is not None:
                 return LazyDelta(stored)
-        out = raw.view(base.dtype)[: base.numel()]  # the base's values are not asked for
-        out.zero_()
+        # The base's values are not asked for.
+        out = Filled(base.dtype, raw[: base.numel() * itemsize(base.dtype)])
+        out.raw.fill(0)
         if tensor is not None:
-            tensor.add_to(out, start)
+            tensor.add_to(out.tensor, start)
         return LazyDelta(out)
 
     @property

@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import MERGEABLE, itemsize
 from deltakit.errors import DtypeMismatch, NamesDiffer, ShapeMismatch, nearest, some
 from deltakit.lazy import LazyDelta
-from deltakit.tensors.dtypes import MERGEABLE
+from deltakit.stored import Filled
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from deltakit.provenance import ModelTable
@@ -47,13 +49,13 @@ class DeltaSource(ABC):
         float64 parameters.
         """
 
-    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: np.ndarray) -> LazyDelta:
         """Return the delta of the entries from `start` whose base values are `base`.
 
         It is read into raw: uint8, 8 bytes an entry, in use for as long as what is returned.
         """
-        out = raw.view(base.dtype)[: base.numel()]
-        self.block_into(out, name, start, base.tensor)
+        out = Filled(base.dtype, raw[: base.numel() * itemsize(base.dtype)])
+        self.block_into(out.tensor, name, start, base.tensor)
         return LazyDelta(out)
 
     @property
@@ -111,14 +113,14 @@ class ModelDelta(DeltaSource):
         return True
 
     def block_into(self, out: Tensor, name: str, start: int, base: Tensor) -> None:
-        import torch
+        import numpy as np
 
         raw = getattr(self._scratch, "raw", None)
-        if raw is None or raw.numel() < out.numel() * 8:
-            raw = self._scratch.raw = torch.empty(out.numel() * 8, dtype=torch.uint8)
+        if raw is None or raw.size < out.numel() * 8:
+            raw = self._scratch.raw = np.empty(out.numel() * 8, dtype=np.uint8)
         LazyDelta(self.tuned.stored(name, start, start + out.numel(), raw), base).into(out)
 
-    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: np.ndarray) -> LazyDelta:
         stored = self.tuned.stored(name, start, start + base.numel(), raw)
         return LazyDelta(stored, base.stored)
 

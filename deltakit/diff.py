@@ -8,11 +8,11 @@ from pathlib import Path
 
 from deltakit.delta_source import check_alike, differing_integers, is_merged
 from deltakit.difference import BLOCK, AddDifference, Difference, ReplaceDifference
+from deltakit.dtypes import MERGEABLE, itemsize
 from deltakit.errors import AlreadyThere, BadValue, some
 from deltakit.mask import Mask
 from deltakit.provenance import FORMAT, ModelTable, render
 from deltakit.tensors import codec
-from deltakit.tensors.dtypes import MERGEABLE, itemsize
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource

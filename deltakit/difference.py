@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from deltakit.delta_source import ModelDelta, merged_names
+from deltakit.dtypes import itemsize, torch_dtype, working_dtype
 from deltakit.errors import NonFinite
 from deltakit.mask import Mask, RandomMask
-from deltakit.tensors.dtypes import itemsize, torch_dtype, working_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 

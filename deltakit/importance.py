@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import DeltaSource, merged_names
+from deltakit.dtypes import torch_dtype, working_dtype
 from deltakit.errors import BadValue, DeltakitError, NonFinite
 from deltakit.provenance import FORMAT, check_kind, parse, render
-from deltakit.tensors.dtypes import torch_dtype, working_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.source import MemoryTensors, TensorSource

@@ -12,16 +12,14 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from deltakit.drawn import Drawn, How
 from deltakit.formula import Formula
-from deltakit.stored import Entries, Stored, StoredSparse
+from deltakit.stored import Entries, Filled, Stored, StoredSparse, dtype_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from deltakit.lazy import LazyDelta, LazyDeltas
@@ -43,11 +41,8 @@ def _load() -> Any:
 compiled: Any = _load()
 
 
-@cache
-def _codes() -> dict[torch.dtype, int]:
-    import torch
-
-    return {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_CODES = {"F32": 0, "BF16": 1, "F16": 2}  # as in native/floats.h
+DTYPES = frozenset(_CODES)  # what they take
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -70,14 +65,22 @@ def _take(tensor: Tensor) -> bool:
 
 def _entries(entries: Entries, count: int) -> tuple[int, int, int, int] | None:
     """Return entries as the kernels take them (`Values` in native/delta.h), None where not."""
-    code = _codes().get(entries.dtype)
+    code = _CODES.get(dtype_of(entries))
     if code is None or entries.numel() != count or isinstance(entries, StoredSparse):
         return None
     if isinstance(entries, Stored):
         if entries.place is not None:
-            return (entries.raw.data_ptr(), code, *entries.place)
+            return (entries.raw.ctypes.data, code, *entries.place)
         entries = entries.tensor
-    return (entries.data_ptr(), code, -1, 0) if _plain(entries) else None
+    address = _address(entries)
+    return None if address is None else (address, code, -1, 0)
+
+
+def _address(entries: Tensor | Filled) -> int | None:
+    """Return where entries lie, None where that is no plain memory."""
+    if isinstance(entries, Filled):
+        return entries.raw.ctypes.data
+    return entries.data_ptr() if _plain(entries) else None
 
 
 def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ...] | None:
@@ -85,8 +88,6 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
 
     All deltas of a call have one base, or none.
     """
-    import torch
-
     stored, kept, how = delta.stored, delta.kept, None
     bits, skip, left = 0, 0, 0
     if isinstance(stored, StoredSparse):
@@ -100,9 +101,7 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
         return None
     if isinstance(kept, Drawn):
         how, kept = kept.how, None
-    if kept is not None and (
-        kept.numel() != count or kept.dtype is not torch.bool or not _plain(kept)
-    ):
+    if kept is not None and (kept.numel() != count or dtype_of(kept) != "BOOL" or not _plain(kept)):
         return None
     return (
         values,
@@ -134,7 +133,7 @@ class Found:
 def combine(
     deltas: LazyDeltas,
     formula: Formula,
-    out: Tensor | None = None,
+    out: Tensor | Filled | None = None,
     base: Entries | None = None,
     *,
     squares: bool = False,
@@ -143,16 +142,15 @@ def combine(
 
     Without `out`, only squares are found.
     """
-    import torch
-
-    if compiled is None or not 0 < len(deltas) <= _MOST_ROWS or deltas.dtype is not torch.float32:
+    if compiled is None or not 0 < len(deltas) <= _MOST_ROWS or deltas.dtype != "F32":
         return None
     count = deltas.each[0].numel()
-    code = 0 if out is None else _codes().get(out.dtype)
+    code = 0 if out is None else _CODES.get(dtype_of(out))
     adds = base is not None and out is not None
     if code is None or (code and not adds):
         return None
-    if out is not None and (out.numel() != count or not _plain(out)):
+    address = 0 if out is None else _address(out)
+    if address is None or (out is not None and out.numel() != count):
         return None
     common = _common_base(deltas.each) if base is None else base
     shared = None if common is None else _entries(common, count)
@@ -162,7 +160,6 @@ def combine(
     if None in rows:
         return None
     given = tuple(tuple(part) if isinstance(part, list) else part for part in formula)
-    address = 0 if out is None else out.data_ptr()
     found = compiled.combine(tuple(rows), count, given, shared, address, code, adds, squares)
     if found is None:
         return None
@@ -219,7 +216,7 @@ def scatter(values: Tensor, bits: np.ndarray, skip: int, base: Tensor | None, ou
 
     Raises ValueError when the bits set are not as many as the values.
     """
-    code = _codes().get(values.dtype)
+    code = _CODES.get(dtype_of(values))
     if code is None or not _plain(values) or not _take(out):
         return False
     if base is not None and (not _take(base) or base.numel() != out.numel()):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from deltakit import kernels
 from deltakit.drawn import Drawn
+from deltakit.dtypes import safetensors_dtype, torch_dtype, widened
 from deltakit.formula import Formula
-from deltakit.stored import Entries, Stored, StoredSparse, in_memory
+from deltakit.stored import Entries, Filled, Stored, StoredSparse, dtype_of, in_memory
 
 if TYPE_CHECKING:
     import torch
@@ -48,18 +49,15 @@ class LazyDelta:
     divisor: float = 1.0  # of those kept
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype it is computed in."""
-        import torch
-
-        widest = self.stored if self.base is None else self.base
-        return torch.float64 if widest.dtype is torch.float64 else torch.float32
+    def dtype(self) -> str:
+        """The dtype it is computed in, F32 or F64."""
+        return widened(dtype_of(self.stored if self.base is None else self.base))
 
     @property
     def device(self) -> torch.device | str:
         """Where it is computed."""
         stored = self.stored
-        return "cpu" if isinstance(stored, Stored | StoredSparse) else stored.device
+        return "cpu" if isinstance(stored, Filled | Stored | StoredSparse) else stored.device
 
     def numel(self) -> int:
         return self.stored.numel()
@@ -69,13 +67,14 @@ class LazyDelta:
         """The delta itself, flat; not to be modified."""
         import torch
 
-        out = torch.empty(self.numel(), dtype=self.dtype, device=self.device)
+        out = torch.empty(self.numel(), dtype=torch_dtype(self.dtype), device=self.device)
         self.into(out)
         return out
 
     def into(self, out: Tensor) -> None:
         """Write the delta to flat `out`, of its dtype."""
-        if kernels.combine(LazyDeltas([self], (self.numel(),), out.dtype), Formula((1.0,)), out):
+        alone = LazyDeltas([self], (self.numel(),), safetensors_dtype(out.dtype))
+        if kernels.combine(alone, Formula((1.0,)), out):
             return
         out.copy_(in_memory(self.stored))
         if self.base is not None:
@@ -100,9 +99,9 @@ def _shrink(flat: Tensor, threshold: float, ties: int) -> None:
 
 
 class LazyDeltas:
-    """k such deltas of one slice, each of `shape`, to be computed in `dtype`."""
+    """k such deltas of one slice, each of `shape`, to be computed in `dtype` (F32 or F64)."""
 
-    def __init__(self, each: Sequence[LazyDelta], shape: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(self, each: Sequence[LazyDelta], shape: Sequence[int], dtype: str) -> None:
         self.each, self.shape, self.dtype = tuple(each), tuple(shape), dtype
 
     @classmethod
@@ -111,7 +110,7 @@ class LazyDeltas:
         if isinstance(deltas, LazyDeltas):
             return deltas
         each = [LazyDelta(delta.reshape(-1)) for delta in deltas]
-        lazy = cls(each, deltas.shape[1:], deltas.dtype)
+        lazy = cls(each, deltas.shape[1:], safetensors_dtype(deltas.dtype))
         lazy.__dict__["tensor"] = deltas
         return lazy
 
@@ -122,14 +121,16 @@ class LazyDeltas:
         """Return a new tensor of one delta's shape."""
         import torch
 
-        return torch.empty(self.shape, dtype=self.dtype, device=self.each[0].device)
+        dtype = torch_dtype(self.dtype)
+        return torch.empty(self.shape, dtype=dtype, device=self.each[0].device)
 
     @cached_property
     def tensor(self) -> Tensor:
         """The deltas themselves, (k, *shape); not to be modified."""
         import torch
 
-        deltas = torch.empty((len(self), *self.shape), dtype=self.dtype, device=self.each[0].device)
+        shape, dtype = (len(self), *self.shape), torch_dtype(self.dtype)
+        deltas = torch.empty(shape, dtype=dtype, device=self.each[0].device)
         for delta, out in zip(self.each, deltas, strict=True):
             delta.into(out.view(-1))
         return deltas

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.delta import Delta
+from deltakit.dtypes import itemsize, torch_dtype
 from deltakit.errors import BadValue
-from deltakit.tensors.dtypes import itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 

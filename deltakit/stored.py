@@ -6,18 +6,38 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
+from deltakit.dtypes import itemsize, safetensors_dtype, torch_dtype
+
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
+
+
+class Filled:
+    """Flat entries of a safetensors dtype in memory (uint8), where they lie as in a file.
+
+    >>> import numpy as np
+    >>> Filled("F32", np.zeros(8, dtype=np.uint8)).tensor
+    tensor([0., 0.])
+    """
+
+    def __init__(self, dtype: str, raw: np.ndarray) -> None:
+        self.dtype, self.raw = dtype, raw
+
+    def numel(self) -> int:
+        return len(self.raw) // itemsize(self.dtype)
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The entries themselves, flat."""
+        return as_tensor(self.raw).view(torch_dtype(self.dtype))
 
 
 class Stored:
     """Flat entries of a tensor in a file, read into `raw` when they are first asked for.
 
-    >>> import torch
-    >>> raw = torch.zeros(8, dtype=torch.uint8)
-    >>> Stored(torch.float32, 2, raw, lambda: raw.view(torch.float32)).tensor
+    >>> import numpy as np, torch
+    >>> Stored("F32", 2, np.zeros(8, dtype=np.uint8), lambda: torch.zeros(2)).tensor
     tensor([0., 0.])
 
     `place` is where a kernel may read them itself, a file descriptor and a byte offset; it uses
@@ -26,9 +46,9 @@ class Stored:
 
     def __init__(
         self,
-        dtype: torch.dtype,
+        dtype: str,
         count: int,
-        raw: Tensor,
+        raw: np.ndarray,
         read: Callable[[], Tensor],
         place: tuple[int, int] | None = None,
     ) -> None:
@@ -65,8 +85,8 @@ class StoredSparse:
         self.values, self.bits, self.skip, self._count = values, bits, skip, count
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
+    def dtype(self) -> str:
+        return dtype_of(self.values)
 
     def numel(self) -> int:
         return self._count
@@ -85,9 +105,22 @@ class StoredSparse:
         return values.new_zeros(self._count).index_put_((at,), values)
 
 
-Entries: TypeAlias = "Tensor | Stored | StoredSparse"
+Entries: TypeAlias = "Tensor | Filled | Stored | StoredSparse"
+
+
+def dtype_of(entries: Entries) -> str:
+    """Return the safetensors name of the dtype of entries."""
+    return entries.dtype if isinstance(entries.dtype, str) else safetensors_dtype(entries.dtype)
+
+
+def as_tensor(raw: np.ndarray) -> Tensor:
+    """Return bytes as a tensor, uint8 (n,), in the same memory."""
+    import torch
+
+    # Of no bytes numpy may tell a step of 0, and torch would not view them as another dtype.
+    return torch.from_numpy(raw) if len(raw) else torch.empty(0, dtype=torch.uint8)
 
 
 def in_memory(entries: Entries) -> Tensor:
     """Return entries as a flat tensor."""
-    return entries.tensor if isinstance(entries, Stored | StoredSparse) else entries
+    return entries.tensor if isinstance(entries, Filled | Stored | StoredSparse) else entries

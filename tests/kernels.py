@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
+
 from deltakit import kernels
+from deltakit.dtypes import safetensors_dtype
+from deltakit.stored import Filled
+
+
+def room_for(count: int, dtype: torch.dtype) -> Filled:
+    """Return memory for entries, as the engine hands it to what adds and rounds."""
+    return Filled(safetensors_dtype(dtype), np.empty(count * dtype.itemsize, dtype=np.uint8))
 
 
 @contextmanager

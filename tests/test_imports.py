@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from deltakit import kernels
+
 HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy", "huggingface_hub"}
 
 # Runs the command as its entry point does, then writes what got imported to the file argv[1].
@@ -130,9 +132,18 @@ def test_a_stored_adapter_is_light(tmp_path: Path):
         assert not HEAVY & imported, words
 
 
+@pytest.mark.skipif(kernels.compiled is None, reason="the kernels were not built here")
+@pytest.mark.parametrize("strategy", ["average", "task_arithmetic", "sotu", "dare", "ties"])
+def test_what_the_kernels_merge_is_light(project: Path, tmp_path: Path, strategy: str):
+    for task in ("shifted", project / "tuned"):  # stored, and a model
+        words = ["merge", task, "--base", project / "base", "-s", strategy, "--out", tmp_path / "m"]
+        _, imported = deltakit(*words, "--overwrite", cwd=project)
+        assert not HEAVY & imported
+
+
 def test_the_watch_sees_a_heavy_import(project: Path):
     """The same watch reports torch where it is rightly used, so the tests above can fail."""
     _, imported = deltakit(
-        "merge", "shifted", "--strategy", "average", "--out", project / "merged", cwd=project
+        "merge", "shifted", "--mask", "magnitude", "--out", project / "merged", cwd=project
     )
     assert "torch" in imported

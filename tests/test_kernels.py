@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deltakit import kernels, ops
 from deltakit.combination import Combination
+from deltakit.dtypes import safetensors_dtype
 from deltakit.engine.rounding import add_and_round
 from deltakit.formula import Formula
 from deltakit.lazy import LazyDelta, LazyDeltas
@@ -21,7 +22,7 @@ from deltakit.rng import Draws
 from deltakit.stored import Stored, StoredSparse
 from deltakit.tensors.codec import scatter
 from deltakit.trim import find_cut, find_cuts
-from tests.kernels import without_kernels, without_loops_by_hand
+from tests.kernels import room_for, without_kernels, without_loops_by_hand
 
 needs_kernels = pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
 
@@ -122,7 +123,7 @@ def test_formulas_take_lazy_deltas_as_computed_ones(stored: torch.dtype) -> None
     lazy = LazyDeltas(
         [LazyDelta(base, other, threshold=0.5, ties=9), LazyDelta(other, base, kept=kept)],
         (1 << 16,),
-        torch.float32,
+        "F32",
     )
     for formula in (Combination.sum, Combination.elected):
         both(lambda formula=formula: formula(lazy, (0.3, 0.7)).tensor)  # type: ignore[misc]
@@ -158,7 +159,7 @@ def test_masks_drawn_on_the_way_are_those_drawn_beforehand(
     draws = Draws(0, "a", "w")
     delta = LazyDelta(stored.to(dtype), base)
     lazy, beforehand = (
-        Combination.sum(LazyDeltas([delta], (count,), torch.float32).dropped([kept], 0.3), [0.7])
+        Combination.sum(LazyDeltas([delta], (count,), "F32").dropped([kept], 0.3), [0.7])
         for kept in (
             draws.mask(start, start + count, density),
             torch.from_numpy(draws.keep(start, start + count, density)),
@@ -179,9 +180,9 @@ def test_the_one_rounding_is_torchs(stored: torch.dtype, base_dtype: torch.dtype
     for merged in (near - base.float(), torch.zeros_like(near)):
 
         def rounded(merged: Tensor = merged) -> Tensor:
-            out = torch.empty(len(near), dtype=stored)
+            out = room_for(len(near), stored)
             found = add_and_round(LazyDelta(base), merged, LazyDeltas.of(merged[None]), out)
-            return torch.cat([out, torch.tensor([found.finite], dtype=stored)])
+            return torch.cat([out.tensor, torch.tensor([found.finite], dtype=stored)])
 
         both(rounded)
 
@@ -191,7 +192,7 @@ def test_the_one_rounding_is_torchs(stored: torch.dtype, base_dtype: torch.dtype
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_value_that_is_not_finite_is_told(bad: float, stored: torch.dtype) -> None:
     base, merged = LazyDelta(torch.zeros(5000)), torch.zeros(5000)
-    out, deltas = torch.empty(5000, dtype=stored), LazyDeltas.of(torch.zeros(1, 5000))
+    out, deltas = room_for(5000, stored), LazyDeltas.of(torch.zeros(1, 5000))
     assert add_and_round(base, merged, deltas, out).finite
     merged[4321] = bad
     assert not add_and_round(base, merged, deltas, out).finite
@@ -202,7 +203,7 @@ def test_one_value_that_is_not_finite_is_told(bad: float, stored: torch.dtype) -
 @pytest.mark.parametrize("base_dtype", STORED, ids=str)
 def test_one_changed_entry_is_told(stored: torch.dtype, base_dtype: torch.dtype) -> None:
     base, merged = LazyDelta(torch.ones(5000, dtype=base_dtype)), torch.zeros(5000)
-    out, deltas = torch.empty(5000, dtype=stored), LazyDeltas.of(torch.zeros(1, 5000))
+    out, deltas = room_for(5000, stored), LazyDeltas.of(torch.zeros(1, 5000))
     assert not add_and_round(base, merged, deltas, out).changed
     merged[4999] = 1.0
     assert add_and_round(base, merged, deltas, out).changed
@@ -211,14 +212,14 @@ def test_one_changed_entry_is_told(stored: torch.dtype, base_dtype: torch.dtype)
 def in_file(tensor: Tensor, path: Path) -> Stored:
     """Return a tensor's entries as they lie in a new file, 6 bytes from its beginning."""
     path.write_bytes(b"before" + tensor.view(torch.uint8).numpy().tobytes())
-    raw = torch.empty(tensor.nbytes, dtype=torch.uint8)
+    raw = np.empty(tensor.nbytes, dtype=np.uint8)
     fd = os.open(path, os.O_RDONLY)
 
     def read() -> Tensor:
-        os.preadv(fd, [memoryview(raw.numpy())], 6)
-        return raw.view(tensor.dtype)
+        os.preadv(fd, [memoryview(raw)], 6)
+        return torch.from_numpy(raw).view(tensor.dtype)
 
-    return Stored(tensor.dtype, tensor.numel(), raw, read, (fd, 6))
+    return Stored(safetensors_dtype(tensor.dtype), tensor.numel(), raw, read, (fd, 6))
 
 
 @needs_kernels
@@ -231,13 +232,13 @@ def test_a_file_is_read_stretch_by_stretch(stored: torch.dtype, tmp_path: Path) 
     lazy = LazyDeltas(
         [LazyDelta(tuned[0], base, 0.5, ties=140_000), LazyDelta(tuned[1], base, kept=kept)],
         (numel,),
-        torch.float32,
+        "F32",
     )
-    out = torch.empty(numel, dtype=stored)
+    out = room_for(numel, stored)
 
     def merged() -> Tensor:
         add_and_round(LazyDelta(base), Combination.elected(lazy, (1.0, 2.0)), lazy, out)
-        return out.clone()
+        return out.tensor.clone()
 
     both(merged)
 
@@ -247,7 +248,7 @@ def test_a_file_that_became_shorter_is_left_to_torch(tmp_path: Path) -> None:
     base = in_file(torch.ones(1000), tmp_path / "base")
     (tmp_path / "base").write_bytes(b"before")
     out, one = torch.empty(1000), Formula((1.0,))
-    assert not kernels.combine(LazyDeltas([LazyDelta(base)], (1000,), out.dtype), one, out)
+    assert not kernels.combine(LazyDeltas([LazyDelta(base)], (1000,), "F32"), one, out)
     assert kernels.bracket([LazyDelta(base)], [0], [9], np.empty((1, 2, 1001), np.int32)) is None
 
 
@@ -336,7 +337,7 @@ def test_tensors_of_other_kinds_are_left_to_torch() -> None:
     assert not takes(deltas.to("meta"), out.to("meta"))
     assert not takes(deltas.to(torch.float8_e4m3fn))
     short = LazyDelta(deltas[0], kept=torch.ones(7, dtype=torch.bool))
-    assert not kernels.combine(LazyDeltas([short], (8,), torch.float32), Formula((1.0,)), out)
+    assert not kernels.combine(LazyDeltas([short], (8,), "F32"), Formula((1.0,)), out)
     with pytest.raises(ValueError, match="a weight goes with each row"):
         kernels.combine(LazyDeltas.of(deltas), Formula((1.0,)), out)
 

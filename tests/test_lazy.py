@@ -28,7 +28,7 @@ def test_a_trim_keeps_what_is_above_and_the_first_of_what_is_level(
 
 def test_a_delta_is_stored_minus_base_then_trimmed_then_dropped() -> None:
     stored, base = torch.tensor([3.0, 1.5, -2.0, 9.0]), torch.ones(4, dtype=torch.bfloat16)
-    deltas = LazyDeltas([LazyDelta(stored, base)], (2, 2), torch.float32)
+    deltas = LazyDeltas([LazyDelta(stored, base)], (2, 2), "F32")
     assert deltas.tensor.tolist() == [[[2.0, 0.5], [-3.0, 8.0]]]
     trimmed = deltas.trimmed([Cut(2.0, 100)], 100)
     assert trimmed.tensor.tolist() == [[[2.0, 0.0], [-3.0, 8.0]]]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from deltakit.delta import Delta
 from deltakit.diff import write_add, write_replace
+from deltakit.dtypes import DTYPES
 from deltakit.errors import BadValue, WrongBase
 from deltakit.restored import Restored
-from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.source import MemoryTensors, TensorSource
 
 Tensors = Mapping[str, torch.Tensor]

@@ -71,9 +71,9 @@ def command(
     if base is None or model is None:
         missing = "--base NAME" if base is None else "--model PATH"
         raise typer.BadParameter(f"{missing} is missing; or give --adapter PATH")
+    from deltakit.dtypes import parse_dtype
     from deltakit.store import Store
     from deltakit.tensors.checkpoint import Checkpoint
-    from deltakit.tensors.dtypes import parse_dtype
 
     if (mask is None or Path(mask).exists()) and not (p is None and density is None):
         raise typer.BadParameter("--p and --density go with --mask NAME")

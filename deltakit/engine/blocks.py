@@ -9,6 +9,7 @@ from functools import partial
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import itemsize, torch_dtype, widened
 from deltakit.engine.groups import Group
 from deltakit.engine.plan import Plan
 from deltakit.engine.room import ROOMS, Room
@@ -16,9 +17,9 @@ from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.stored import in_memory
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._whole import MOST_TOGETHER, Together, Whole
-from deltakit.tensors.dtypes import itemsize, working_dtype
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
@@ -34,17 +35,25 @@ class Buffers:
     """
 
     def __init__(self, experts: int, block: int, room: int = 0, *, pins: bool = False) -> None:
-        import torch
-
-        self.base, *self.experts = (
-            torch.empty(block * 8, dtype=torch.uint8, pin_memory=pins) for _ in range(1 + experts)
-        )
+        self.base, *self.experts = (_memory(block * 8, pins) for _ in range(1 + experts))
         self._rooms = [Room(room) for _ in range(ROOMS)] if room else []
 
     def room(self) -> Room:
         """Return the output block that was handed over longest ago."""
         self._rooms.append(self._rooms.pop(0))
         return self._rooms[-1]
+
+
+def _memory(nbytes: int, pins: bool) -> np.ndarray:
+    """Return memory of so many bytes (uint8), from which a GPU can copy by itself if `pins`."""
+    import numpy as np
+
+    if not pins:
+        return np.empty(nbytes, dtype=np.uint8)
+    import torch
+
+    pinned: np.ndarray = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy()
+    return pinned
 
 
 class StackReader:
@@ -122,8 +131,9 @@ class StackReader:
     def _base_block(self, name: str, start: int, stop: int, buffers: Buffers) -> LazyDelta:
         stored = self._plan.base.stored(name, start, stop, buffers.base)
         dtype = self._plan.working_dtype(name)
-        if dtype != working_dtype(self._plan.base.infos[name].dtype):
-            return LazyDelta(in_memory(stored).to(dtype))  # deltas are computed as wide as it is
+        if dtype != widened(self._plan.base.infos[name].dtype):
+            # Deltas are computed as wide as their base is.
+            return LazyDelta(in_memory(stored).to(torch_dtype(dtype)))
         return LazyDelta(stored)
 
     def _look(self, name: str, experts: Sequence[int], start: int, stop: int) -> list[LazyDelta]:

@@ -14,7 +14,7 @@ from deltakit.engine.rounding import round_in_torch
 from deltakit.errors import BadValue, some
 from deltakit.kernels import Found
 from deltakit.lazy import LazyDelta, LazyDeltas
-from deltakit.stored import Entries, in_memory
+from deltakit.stored import Entries, Filled, in_memory
 from deltakit.strategies import Combining, Method
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ class Device:
         return self.device.type == "cuda"
 
     def add_and_round(
-        self, base: LazyDelta, merged: Combination, deltas: LazyDeltas, out: Tensor
+        self, base: LazyDelta, merged: Combination, deltas: LazyDeltas, out: Filled
     ) -> Found:
         """Do what `rounding.add_and_round` does, there."""
         with self._stream():
-            return add_and_round_on(self.device, base, merged, deltas, out)
+            return add_and_round_on(self.device, base, merged, deltas, out.tensor)
 
     def _stream(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of this thread's own queue of work, where the device has queues."""

@@ -50,8 +50,6 @@ def execute(
 
     `device` ("cuda", "cuda:1", "mps") sums and rounds there; BadValue where that cannot be.
     """
-    import torch  # noqa: F401  takes seconds the first time: not part of the merge
-
     out = Path(out)
     if plan.keeping is not None:
         check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
@@ -60,6 +58,8 @@ def execute(
     if device is not None:
         methods = [effective.method for effective in plan.effective.values()]
         there = Device(device, methods, wide=plan.recipe.accumulate is not None)
+    if device is not None or not plan.for_kernels:
+        import torch  # noqa: F401  takes seconds the first time: not part of the merge
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
     keep = key(plan, allow_nonfinite) if resume else None

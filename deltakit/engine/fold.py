@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import itemsize, torch_dtype
 from deltakit.engine.aside import path
 from deltakit.engine.keeping import Keeping
 from deltakit.engine.output import Output
@@ -17,7 +18,6 @@ from deltakit.engine.plan import Plan
 from deltakit.engine.state import FOLDER, part_name, write_note
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies import Stack
-from deltakit.tensors.dtypes import itemsize, torch_dtype
 from deltakit.tensors.files import Files, read_whole
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_file import write_whole
@@ -71,7 +71,7 @@ class Fold:
         import torch
 
         lazy = stack.lazy
-        zeros = LazyDelta(torch.zeros(lazy.shape, dtype=lazy.dtype))
+        zeros = LazyDelta(torch.zeros(lazy.shape, dtype=torch_dtype(lazy.dtype)))
         return dataclasses.replace(
             stack,
             deltas=LazyDeltas([zeros] * len(self._earlier), lazy.shape, lazy.dtype),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from deltakit.dtypes import DTYPES
 from deltakit.engine.card import model_card
 from deltakit.engine.plan import Plan
 from deltakit.errors import AlreadyThere, BadValue
-from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.files import Files, read_whole
 from deltakit.tensors.index import INDEX_NAME, index_bytes
 from deltakit.tensors.new_file import write_whole

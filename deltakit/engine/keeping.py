@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deltakit.dtypes import itemsize
 from deltakit.engine.groups import Group
 from deltakit.engine.scores import scores_of
 from deltakit.engine.shards import Shard
@@ -15,7 +16,6 @@ from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe, Rule
 from deltakit.recipe.rule import at_rule
 from deltakit.strategies import Method, Scores, Streaming, find, names
-from deltakit.tensors.dtypes import itemsize
 from deltakit.tensors.header import TensorInfo
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from deltakit import kernels
 from deltakit.delta_source import is_merged
+from deltakit.dtypes import widened
 from deltakit.engine.aside import Heads
 from deltakit.engine.checks import Expert
 from deltakit.engine.groups import Group
@@ -18,13 +20,11 @@ from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 from deltakit.vocabulary import Matched
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 # Bytes read and written a second and thread, order of magnitude (benchmarks/merge_speed.py).
@@ -91,6 +91,22 @@ class Plan:
         return self.threads * (self.block * entry + self.looked)
 
     @property
+    def for_kernels(self) -> bool:
+        """Whether nothing is seen that torch is needed for, which takes seconds to load.
+
+        What is not seen here (an adapter, an error) loads it where it is met.
+        """
+        stored = {self.base.infos[name].dtype for name in self.effective}
+        written = {self.output_info(name).dtype for name in self.effective}
+        return (
+            kernels.compiled is not None
+            and self.keeping is None
+            and self.recipe.accumulate is None
+            and stored | written <= kernels.DTYPES
+            and all(method.combines for group in self.groups for method in group.methods)
+        )
+
+    @property
     def seconds(self) -> float:
         """Rough time estimate in seconds."""
         shares = [(self._bytes(group.names), group.methods[0]) for group in self.groups]
@@ -137,9 +153,9 @@ class Plan:
     def output_info(self, name: str) -> TensorInfo:
         return output_info(self.base.infos[name], self.recipe.dtype)
 
-    def working_dtype(self, name: str) -> torch.dtype:
-        """Return the dtype that a parameter's deltas are taken and summed in."""
-        return working_dtype(self.recipe.accumulate or self.base.infos[name].dtype)
+    def working_dtype(self, name: str) -> str:
+        """Return the dtype that a parameter's deltas are taken and summed in, F32 or F64."""
+        return widened(self.recipe.accumulate or self.base.infos[name].dtype)
 
 
 def output_info(info: TensorInfo, dtype: str | None) -> TensorInfo:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deltakit.tensors.new_file import PAGE
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 ROOMS = 4  # blocks of one thread that may be on their way at once
 
@@ -17,19 +17,19 @@ class Room:
     """One output block: filled, written by another thread, and filled again when that is done."""
 
     def __init__(self, nbytes: int) -> None:
-        import torch
+        import numpy as np
 
-        self._memory = torch.empty(nbytes + 2 * PAGE, dtype=torch.uint8)
+        self._memory = np.empty(nbytes + 2 * PAGE, dtype=np.uint8)
         self._pending: Future[None] | None = None
 
-    def take(self, nbytes: int, offset: int) -> Tensor:
+    def take(self, nbytes: int, offset: int) -> np.ndarray:
         """Return `nbytes` of memory, uint8, that lie in a page as the file's byte `offset` does.
 
         Waits for the block before to be written, and raises what that raised.
         """
         if self._pending is not None:
             self._pending.result()
-        start = (offset - self._memory.data_ptr()) % PAGE
+        start = (offset - self._memory.ctypes.data) % PAGE
         return self._memory[start : start + nbytes]
 
     def hand_over(self, pending: Future[None]) -> None:

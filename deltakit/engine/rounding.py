@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deltakit.combination import Combination
+from deltakit.dtypes import torch_dtype
 from deltakit.errors import NonFinite
 from deltakit.kernels import Found
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.recipe import Recipe
-from deltakit.stored import in_memory
+from deltakit.stored import Filled, in_memory
 from deltakit.strategies import Stack
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _OVERFLOWS = {"torch.float8_e4m3fn": 464.0, "torch.float8_e5m2": 61440.0}
 
 
 def add_and_round(
-    base: LazyDelta, merged: Tensor | Combination, deltas: LazyDeltas, out: Tensor
+    base: LazyDelta, merged: Tensor | Combination, deltas: LazyDeltas, out: Filled
 ) -> Found:
     """Write the base + what is merged of `deltas`, flat, to `out`, rounded once to its dtype.
 
@@ -34,7 +35,7 @@ def add_and_round(
         merged = Combination.sum(merged[None], [1.0])
     found = merged.add_to(base.stored, out)
     if found is None:
-        return round_in_torch(base, merged.tensor, deltas, out)
+        return round_in_torch(base, merged.tensor, deltas, out.tensor)
     if merged.deltas.same_stored(deltas):
         return found
     return replace(found, squares=(*deltas.squares(), found.squares[-1]))
@@ -115,7 +116,7 @@ def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: R
 
 def refuse_nonfinite(result: Tensor, stack: Stack, recipe: Recipe) -> None:
     """Raise NonFinite for a result that holds NaN or infinity, saying where it came from."""
-    wide = result.to(stack.lazy.dtype)
+    wide = result.to(torch_dtype(stack.lazy.dtype))
     entry = stack.start + int((~wide.isfinite()).nonzero()[0])
     where = f"{stack.name!r}, flat index {entry}"
     for delta, task in zip(stack.deltas, stack.tasks, strict=True):

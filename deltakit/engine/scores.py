@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def scores_of(maps: Sequence[ImportanceMap], name: str) -> tuple[Tensor, ...]:
     """Return each task's importance of a parameter; 1 for all where no map scores it."""
+    if not maps:
+        return ()
     import torch
 
     if not any(name in found for found in maps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -42,10 +43,13 @@ def run_all(do: Callable[[T], None], work: Iterator[T], threads: int) -> None:
 def one_torch_thread() -> Iterator[None]:
     """Let each of our threads compute on its own: torch's pool on top of them only gets in the way.
 
-    Blocks are small, so that two threads of ours beat torch's own threading many times over.
+    Blocks are small, so that two threads of ours beat torch's own threading many times over. Where
+    torch is not loaded, it is not loaded for that.
     """
-    import torch
-
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from deltakit.combination import Combination
+from deltakit.dtypes import DTYPES
 from deltakit.engine.blocks import Buffers, StackReader, room_bytes
 from deltakit.engine.device import Device
 from deltakit.engine.fold import Fold
@@ -15,10 +16,10 @@ from deltakit.engine.report import Tally
 from deltakit.engine.rounding import add_and_round, cast, refuse_copied, refuse_nonfinite
 from deltakit.engine.units import Look, Unit
 from deltakit.lazy import LazyDelta
-from deltakit.tensors.dtypes import DTYPES, torch_dtype
+from deltakit.stored import Filled
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 
 class Worker:
@@ -51,7 +52,7 @@ class Worker:
         first, last = piece.start * bits // 8, piece.stop * bits // 8
         out = room.take(last - first, self._output.offset(piece.name, first))  # uint8 (bytes,)
         (self._merge if piece.name in self._plan.effective else self._copy)(piece, buffers, out)
-        room.hand_over(self._output.write(piece.name, first, memoryview(out.numpy())))
+        room.hand_over(self._output.write(piece.name, first, memoryview(out)))
 
     def _look(self, look: Look) -> None:
         if look.name is not None:
@@ -70,7 +71,7 @@ class Worker:
             self._own.buffers = buffers
         return buffers
 
-    def _merge(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
+    def _merge(self, unit: Unit, buffers: Buffers, out: np.ndarray) -> None:
         stack = self._reader.read(unit.name, unit.start, unit.stop, buffers)
         effective = self._plan.of(unit.name)
         merged = self._fold.merge(stack) if self._fold else effective.method.merged(stack)  # (n,)
@@ -78,7 +79,7 @@ class Worker:
             merged = merged.times(effective.scale)
         elif effective.scale != 1.0:
             merged = merged * effective.scale
-        result = out.view(torch_dtype(self._plan.output_info(unit.name).dtype))
+        result = Filled(self._plan.output_info(unit.name).dtype, out)
         base = stack.stored_base
         assert isinstance(base, LazyDelta)
         if self._device is not None and isinstance(merged, Combination):
@@ -86,19 +87,19 @@ class Worker:
         else:
             found = add_and_round(base, merged, stack.lazy, result)
         if not found.finite and not self._allow_nonfinite:
-            refuse_nonfinite(result, stack, self._plan.recipe)
+            refuse_nonfinite(result.tensor, stack, self._plan.recipe)
         *squares, square = found.squares
         self._tally.add(unit.name, squares, square, found.changed)
 
-    def _copy(self, unit: Unit, buffers: Buffers, out: Tensor) -> None:
+    def _copy(self, unit: Unit, buffers: Buffers, out: np.ndarray) -> None:
         info = self._plan.base.infos[unit.name]
         kind = self._plan.output_info(unit.name).dtype
         if kind == info.dtype:
             first = unit.start * DTYPES[kind][0] // 8
-            self._plan.base.read(unit.name, first, memoryview(out.numpy()))
+            self._plan.base.read(unit.name, first, memoryview(out))
             return
-        block = self._plan.base.block(unit.name, unit.start, unit.stop, buffers.base)
-        result = out.view(torch_dtype(kind))
+        block = self._plan.base.stored(unit.name, unit.start, unit.stop, buffers.base).tensor
+        result = Filled(kind, out).tensor
         cast(block, result)
         if not self._allow_nonfinite:
             refuse_copied(result, block, unit.name, unit.start, self._plan.recipe)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import DeltaSource
+from deltakit.dtypes import working_dtype
 from deltakit.errors import NonFinite
 from deltakit.inspect.sums import Sums
-from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from deltakit.dtypes import working_dtype
 from deltakit.errors import DeltakitError, NonFinite, UnknownName, nearest
 from deltakit.lora.config import AdapterConfig
 from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
 from deltakit.lora.flat import flat_blocks
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import working_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import working_dtype
 from deltakit.errors import NonFinite
 from deltakit.lora.adapter import Kind
 from deltakit.lora.cut import Size, decompose
@@ -14,7 +15,6 @@ from deltakit.lora.finite import all_finite
 from deltakit.lora.flat import BLOCK, flat_blocks
 from deltakit.lora.spectrum import Spectrum
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import working_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor

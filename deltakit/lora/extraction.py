@@ -10,13 +10,13 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+from deltakit.dtypes import DTYPES
 from deltakit.errors import BadValue, some
 from deltakit.lora.changed import Changed
 from deltakit.lora.cut import Size
 from deltakit.lora.survey import DEFAULT_RANK, SHOWN, Progress, choose_ranks, survey
 from deltakit.lora.write import adapter_dtype
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import DTYPES
 
 MOST_HELD = 256_000_000  # bytes of factors kept between the look and the writing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from deltakit.tensors.dtypes import torch_dtype
+from deltakit.dtypes import torch_dtype
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:

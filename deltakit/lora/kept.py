@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import working_dtype
 from deltakit.errors import BadValue, ShapeMismatch, some
 from deltakit.lora.flat import flat_blocks
 from deltakit.lora.union import Member
-from deltakit.tensors.dtypes import working_dtype
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from deltakit.dtypes import safetensors_dtype, torch_dtype
 from deltakit.errors import BadValue
 from deltakit.lora.adapter import Part
 from deltakit.lora.cut import Size
@@ -22,7 +23,6 @@ from deltakit.lora.union import Member, notes_on_strangers, union
 from deltakit.lora.write import adapter_dtype
 from deltakit.recipe.checks import check_finite
 from deltakit.strategies import depths
-from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
 from deltakit.tensors.source import TensorSource
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from deltakit.dtypes import parse_dtype, torch_dtype
 from deltakit.errors import AlreadyThere, BadValue, NonFinite, some
 from deltakit.lora.adapter import Kind
 from deltakit.lora.config import CONFIG_NAME, config_bytes
@@ -15,7 +16,6 @@ from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
 from deltakit.lora.layout import FLOATS, TENSORS_NAME, key_of
 from deltakit.lora.patterns import spelled
-from deltakit.tensors.dtypes import parse_dtype, torch_dtype
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_file import write_whole

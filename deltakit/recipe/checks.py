@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import parse_dtype
 from deltakit.errors import BadValue
 from deltakit.recipe.slice import check_base_name
 from deltakit.recipe.task import Task
 from deltakit.strategies import Method, Strategy
-from deltakit.tensors.dtypes import parse_dtype
 from deltakit.vocabulary import BASE, check_template, check_token_rows
 
 if TYPE_CHECKING:

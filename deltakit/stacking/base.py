@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import is_merged
+from deltakit.dtypes import itemsize, torch_dtype, working_dtype
 from deltakit.errors import NonFinite
-from deltakit.tensors.dtypes import itemsize, torch_dtype, working_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.mosaic import Mosaic
 from deltakit.tensors.source import TensorSource

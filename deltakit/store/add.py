@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import check_alike, merged_names
+from deltakit.dtypes import itemsize
 from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import BadFile, BadValue
 from deltakit.mask import Mask
@@ -19,7 +20,6 @@ from deltakit.store.manifest import Revision, now
 from deltakit.store.new_task import NewTask, new_task, printable
 from deltakit.store.tasks import TaskRecord
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import itemsize
 
 if TYPE_CHECKING:
     from deltakit.delta import Delta

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from deltakit.dtypes import DTYPES
 from deltakit.errors import (
     AlreadyThere,
     BadFile,
@@ -21,7 +22,6 @@ from deltakit.store.home import Home
 from deltakit.store.manifest import FORMAT, BaseManifest, now
 from deltakit.store.names import check_distinct, check_name
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.header import TensorInfo
 
 Progress = Callable[[str, int], None]  # tensor, bytes done since the last call

@@ -100,6 +100,11 @@ class Method:
             self.strategy.look(whole, expert)
 
     @property
+    def combines(self) -> bool:
+        """Whether it ends in a combination of the deltas as they come."""
+        return isinstance(self.strategy, Combining) and self.mask is None and self.weighting is None
+
+    @property
     def streams(self) -> bool:
         """Whether a task can be added later: no piece looks at all tasks at once."""
         masked = self.mask is None or self.mask.streams

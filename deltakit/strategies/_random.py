@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from deltakit.dtypes import torch_dtype
 from deltakit.lazy import LazyDeltas
 from deltakit.strategies._masking import SMALLEST
 from deltakit.strategies._stack import Stack
@@ -58,4 +59,4 @@ def _l1_factor(stack: Stack, expert: int, density: float) -> float:
         ),
     )
     # Where next to nothing is left, the largest finite factor: infinity times 0 is no number.
-    return min(before / after, torch.finfo(stack.lazy.dtype).max) if after else 0.0
+    return min(before / after, torch.finfo(torch_dtype(stack.lazy.dtype)).max) if after else 0.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
+from deltakit.dtypes import itemsize
 from deltakit.errors import BadFile, BadValue
-from deltakit.tensors.dtypes import itemsize
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:

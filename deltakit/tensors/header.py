@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
+from deltakit.dtypes import DTYPES
 from deltakit.errors import BadFile
-from deltakit.tensors.dtypes import DTYPES
 
 MOST_HEADER_BYTES = 25_000_000
 MOST_TENSORS = 1_000_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NoReturn
 
+from deltakit.dtypes import MERGEABLE
 from deltakit.errors import BadFile, some
 from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.dtypes import MERGEABLE
 from deltakit.tensors.source import TensorSource
 
 # What stands beside the weight of a quantised module, by what wrote it. bitsandbytes, GPTQ, AWQ,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
+from deltakit.dtypes import itemsize, safetensors_dtype, torch_dtype
 from deltakit.errors import BadFile, UnknownName, nearest
-from deltakit.stored import Stored
+from deltakit.stored import Stored, as_tensor
 from deltakit.tensors.digest import tensor_digest, whole_fingerprint
-from deltakit.tensors.dtypes import safetensors_dtype, torch_dtype
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from deltakit.tensors.reader import SafetensorsFile
@@ -90,21 +90,18 @@ class TensorSource(Mapping[str, "Tensor"]):
         self.read(name, start * dtype.itemsize, memoryview(part.numpy()))
         return part.view(dtype)
 
-    def stored(self, name: str, start: int, stop: int, raw: Tensor) -> Stored:
+    def stored(self, name: str, start: int, stop: int, raw: np.ndarray) -> Stored:
         """Return elements start..stop of the flattened tensor, not read before they are asked for.
 
         They are read into `raw` (uint8), which is in use for as long as what is returned.
         """
-        try:
-            dtype = torch_dtype(self.infos[name].dtype)
-        except BadFile as error:
-            raise error.at(f"{self.label}, tensor {name!r}") from None
+        dtype = self.infos[name].dtype
         return Stored(
             dtype,
             stop - start,
             raw,
-            partial(self.block, name, start, stop, raw),
-            self.place(name, start * dtype.itemsize),
+            lambda: self.block(name, start, stop, as_tensor(raw)),
+            self.place(name, start * itemsize(dtype)),
         )
 
     def place(self, name: str, start: int) -> tuple[int, int] | None:

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.dtypes import DTYPES, itemsize
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
-from deltakit.stored import Stored, StoredSparse
+from deltakit.stored import Filled, Stored, StoredSparse
 from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, pack, scatter, stored, unpack
-from deltakit.tensors.dtypes import DTYPES, itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.runs import CHUNK, Miscounted, Runs
@@ -88,7 +88,7 @@ class SparseTensor:
             values = values - minus[torch.from_numpy(kept)]
         scatter(values, kept, out)
 
-    def stored(self, start: int, stop: int, raw: Tensor) -> StoredSparse | None:
+    def stored(self, start: int, stop: int, raw: np.ndarray) -> StoredSparse | None:
         """Return entries start..stop as values and bits; None where all of them have a value.
 
         The values are read into `raw` (uint8, 8 bytes an entry) when they are asked for; it is in
@@ -100,7 +100,7 @@ class SparseTensor:
         first, last = self._values_before(start), self._values_before(stop)
         size = itemsize(self.info.dtype)
         values = Stored(
-            torch_dtype(self.info.dtype),
+            self.info.dtype,
             last - first,
             raw,
             partial(self._values, first, last, raw),
@@ -191,13 +191,13 @@ class SparseTensor:
         self._file.read(name, start * dtype.itemsize, memoryview(out).cast("B"))
         return out
 
-    def _values(self, start: int, stop: int, raw: Tensor | None = None) -> Tensor:
+    def _values(self, start: int, stop: int, raw: np.ndarray | None = None) -> Tensor:
         """Return stored values number start..stop in their own dtype, read into `raw` if given."""
-        import torch
+        import numpy as np
 
         name = self.name if self.codec == "dense" else self.name + VALUES
         size = itemsize(self.info.dtype)
-        part = torch.empty((stop - start) * size, dtype=torch.uint8) if raw is None else raw
+        part = np.empty((stop - start) * size, dtype=np.uint8) if raw is None else raw
         part = part[: (stop - start) * size]
-        self._file.read(name, start * size, memoryview(part.numpy()))
-        return part.view(torch_dtype(self.info.dtype))
+        self._file.read(name, start * size, memoryview(part))
+        return Filled(self.info.dtype, part).tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from deltakit.dtypes import DTYPES
 from deltakit.tensors import header
-from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_file import NewFile

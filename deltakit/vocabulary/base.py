@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deltakit.tensors.dtypes import itemsize, torch_dtype
+from deltakit.dtypes import itemsize, torch_dtype
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 from deltakit.vocabulary.rows import NONE, Rows

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.delta_source import DeltaSource, ModelDelta
+from deltakit.dtypes import itemsize
 from deltakit.lazy import LazyDelta
-from deltakit.tensors.dtypes import torch_dtype
+from deltakit.stored import Filled
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 from deltakit.vocabulary.rows import Rows
 from deltakit.vocabulary.tensors import width_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from deltakit.tensors.reader import SafetensorsFile
@@ -54,7 +56,7 @@ class MatchedDelta(DeltaSource):
             lent = rows.lent[row].block(name, offset, offset + high - low, width, out.dtype)
             out[part] = lent - base[part]
 
-    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: Tensor) -> LazyDelta:
+    def lazy_block(self, name: str, start: int, base: LazyDelta, raw: np.ndarray) -> LazyDelta:
         rows = self._tensors.get(name)
         if rows is None:
             return self.inner.lazy_block(name, start, base, raw)
@@ -64,13 +66,14 @@ class MatchedDelta(DeltaSource):
         if there < count or not isinstance(self.inner, ModelDelta):
             return super().lazy_block(name, start, base, raw)
         # All rows are there: they are read to one place, and computed on together.
-        dtype = torch_dtype(self.inner.tuned.infos[name].dtype)
-        stored, size = raw[: count * dtype.itemsize], dtype.itemsize
-        into = memoryview(stored.numpy())
+        dtype = self.inner.tuned.infos[name].dtype
+        size = itemsize(dtype)
+        stored = Filled(dtype, raw[: count * size])
+        into = memoryview(stored.raw)
         for low, high, at in places:
             part = into[(low - start) * size : (high - start) * size]
             self.inner.tuned.read(name, at * size, part)
-        return LazyDelta(stored.view(dtype), base.stored)
+        return LazyDelta(stored, base.stored)
 
     @property
     def files(self) -> Sequence[SafetensorsFile]:

@@ -14,7 +14,7 @@ from deltakit.errors import BadValue
 from deltakit.formula import Formula
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies import Method, get
-from tests.kernels import without_kernels
+from tests.kernels import room_for, without_kernels
 
 N = 5000
 THERE = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
@@ -38,7 +38,7 @@ def made(dtype: torch.dtype) -> tuple[LazyDelta, LazyDeltas]:
         LazyDelta(tuned[0], base, threshold=0.5, ties=100),
         LazyDelta(tuned[1], base, kept=kept, divisor=0.3),
     ]
-    return LazyDelta(base), LazyDeltas(each, (N,), torch.float32)
+    return LazyDelta(base), LazyDeltas(each, (N,), "F32")
 
 
 @pytest.mark.parametrize("device", THERE, ids=str)
@@ -48,12 +48,12 @@ def test_a_device_gives_the_bytes_of_the_processor(
     dtype: torch.dtype, formula: Formula, device: torch.device
 ) -> None:
     base, deltas = made(dtype)
-    here, there = torch.empty(N, dtype=dtype), torch.empty(N, dtype=dtype)
+    here, there = room_for(N, dtype), torch.empty(N, dtype=dtype)
     combination = Combination(deltas, formula)
     expected = add_and_round(base, combination, deltas, here)
     with without_kernels():  # a processor that stands in for a device has none
         found = add_and_round_on(device, base, combination, deltas, there)
-    assert torch.equal(here.view(torch.uint8), there.view(torch.uint8))
+    assert torch.equal(here.tensor.view(torch.uint8), there.view(torch.uint8))
     assert (found.finite, found.changed) == (expected.finite, expected.changed)
 
 

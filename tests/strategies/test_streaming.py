@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from deltakit.dtypes import safetensors_dtype
 from deltakit.strategies import Method, Stack, Streaming, get, masks
-from deltakit.tensors.dtypes import safetensors_dtype
 from deltakit.tensors.header import TensorInfo
 from tests.strategies.stacks import facts, random_deltas, whole_of
 from tests.strategies.test_contract import scores_for, variants

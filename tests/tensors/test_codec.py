@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltakit.dtypes import DTYPES
 from deltakit.errors import BadFile, BadValue
 from deltakit.tensors import codec
-from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.header import TensorInfo
 
 TORCH_NAMES = [name for name, (_, torch_name) in DTYPES.items() if torch_name]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from deltakit.dtypes import DTYPES
 from deltakit.errors import BadFile
 from deltakit.tensors import header
-from deltakit.tensors.dtypes import DTYPES
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.writer import SafetensorsWriter

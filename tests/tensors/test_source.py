@@ -6,16 +6,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deltakit.errors import BadFile, UnknownName
-from deltakit.tensors.checkpoint import Checkpoint
-from deltakit.tensors.digest import CHUNK, bytes_digest, tensor_digest, whole_fingerprint
-from deltakit.tensors.dtypes import (
+from deltakit.dtypes import (
     DTYPES,
     parse_dtype,
     safetensors_dtype,
     torch_dtype,
     working_dtype,
 )
+from deltakit.errors import BadFile, UnknownName
+from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.digest import CHUNK, bytes_digest, tensor_digest, whole_fingerprint
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import MemoryTensors, TensorSource
 from tests.models import some_tensors

@@ -111,7 +111,7 @@ def test_blocks_of_many_threads_in_any_order_are_the_dense_slices(
 
     def same(start: int) -> bool:
         stop = min(start + 300_001, whole.size)
-        raw = torch.empty(8 * (stop - start), dtype=torch.uint8)
+        raw = np.empty(8 * (stop - start), dtype=np.uint8)
         stored = tensor.stored(start, stop, raw)
         assert stored is not None
         return torch.equal(stored.tensor, dense[start:stop])

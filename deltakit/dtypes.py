@@ -35,6 +35,8 @@ DTYPES: dict[str, tuple[int, str | None]] = {
     "C64": (64, "complex64"),
 }
 
+_NAMES = {torch_name: name for name, (_, torch_name) in DTYPES.items()}
+
 # Deltas are taken and merged in these; every other dtype is copied from the base unchanged.
 MERGEABLE = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
@@ -63,11 +65,10 @@ def torch_dtype(dtype: str) -> torch.dtype:
 
 def safetensors_dtype(dtype: torch.dtype) -> str:
     """Return the safetensors name of a torch dtype."""
-    wanted = str(dtype).removeprefix("torch.")
-    for name, (_, torch_name) in DTYPES.items():
-        if torch_name == wanted:
-            return name
-    raise BadFile(f"safetensors has no dtype for {dtype}")
+    name = _NAMES.get(str(dtype).removeprefix("torch."))
+    if name is None:
+        raise BadFile(f"safetensors has no dtype for {dtype}")
+    return name
 
 
 def parse_dtype(text: str) -> str:
@@ -90,8 +91,11 @@ def parse_dtype(text: str) -> str:
     )
 
 
-def working_dtype(dtype: str) -> torch.dtype:
-    """Return the dtype arithmetic is done in: float64 for float64 parameters, else float32."""
-    import torch
+def widened(dtype: str) -> str:
+    """Return the dtype arithmetic is done in: F64 for float64 parameters, else F32."""
+    return "F64" if dtype == "F64" else "F32"
 
-    return torch.float64 if dtype == "F64" else torch.float32
+
+def working_dtype(dtype: str) -> torch.dtype:
+    """Return the same as torch's."""
+    return torch_dtype(widened(dtype))
