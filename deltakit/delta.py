@@ -158,9 +158,7 @@ class Delta(DeltaSource):
             return super().lazy_block(name, start, base, raw)
         tensor = self.tensors.get(name)
         if tensor is not None and base.dtype == "F32":
-            stored = tensor.stored(start, start + base.numel(), raw)
-            if stored is not None:
-                return LazyDelta(stored)
+            return LazyDelta(tensor.stored(start, start + base.numel(), raw))
         # The base's values are not asked for.
         out = Filled(base.dtype, raw[: base.numel() * itemsize(base.dtype)])
         out.raw.fill(0)

@@ -40,9 +40,9 @@ class SparseTensor:
     ) -> None:
         infos = file.header.infos
         self.name, self.codec, self._file, self._draws = name, codec, file, draws
-        stem = name if codec == "dense" else name + VALUES
-        self.info = TensorInfo(infos[stem].dtype, shape)
-        self.count = infos[stem].numel
+        self._held = name if codec == "dense" else name + VALUES  # what the file calls the values
+        self.info = TensorInfo(infos[self._held].dtype, shape)
+        self.count = infos[self._held].numel
         self._lock = threading.Lock()
         self._table: list[int] | None = (
             None  # of indices: those before entry 0, CHUNK, 2 CHUNK, ...
@@ -88,25 +88,23 @@ class SparseTensor:
             values = values - minus[torch.from_numpy(kept)]
         scatter(values, kept, out)
 
-    def stored(self, start: int, stop: int, raw: np.ndarray) -> StoredSparse | None:
-        """Return entries start..stop as values and bits; None where all of them have a value.
+    def stored(self, start: int, stop: int, raw: np.ndarray) -> Stored | StoredSparse:
+        """Return entries start..stop as values and, where not all have one, bits.
 
         The values are read into `raw` (uint8, 8 bytes an entry) when they are asked for; it is in
         use for as long as what is returned.
         """
         if self.codec == "dense":
-            return None
+            return self._stored(start, stop, raw)
         bits, skip = self._bits(start, stop)  # before they are counted to the end, and forgotten
         first, last = self._values_before(start), self._values_before(stop)
-        size = itemsize(self.info.dtype)
-        values = Stored(
-            self.info.dtype,
-            last - first,
-            raw,
-            partial(self._values, first, last, raw),
-            self._file.place(self.name + VALUES, first * size),
-        )
-        return StoredSparse(values, bits, skip, stop - start)
+        return StoredSparse(self._stored(first, last, raw), bits, skip, stop - start)
+
+    def _stored(self, first: int, last: int, raw: np.ndarray) -> Stored:
+        """Return stored values number first..last, not read yet."""
+        place = self._file.place(self._held, first * itemsize(self.info.dtype))
+        read = partial(self._values, first, last, raw)
+        return Stored(self.info.dtype, last - first, raw, read, place)
 
     def kept(self, start: int, stop: int) -> np.ndarray:
         """Return which entries start..stop hold a value: bool (stop - start,)."""
@@ -195,9 +193,8 @@ class SparseTensor:
         """Return stored values number start..stop in their own dtype, read into `raw` if given."""
         import numpy as np
 
-        name = self.name if self.codec == "dense" else self.name + VALUES
         size = itemsize(self.info.dtype)
         part = np.empty((stop - start) * size, dtype=np.uint8) if raw is None else raw
         part = part[: (stop - start) * size]
-        self._file.read(name, start * size, memoryview(part))
+        self._file.read(self._held, start * size, memoryview(part))
         return Filled(self.info.dtype, part).tensor
