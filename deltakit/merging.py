@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from deltakit.dtypes import parse_dtype
 from deltakit.engine import Limits, Plan, Report, execute, make_plan
 from deltakit.errors import BadValue
 from deltakit.experts import Resolved, reopen, resolve

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deltakit.dtypes import parse_dtype
 from deltakit.errors import BadFile, BadValue
 from deltakit.mergekit import tokens
 from deltakit.mergekit.config import Config

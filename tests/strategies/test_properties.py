@@ -1,5 +1,6 @@
 """Any strategy and any mask, with any settings in range, any shape and number of tasks."""
 
+import contextlib
 import dataclasses
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -36,9 +37,14 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def settings_of(draw: st.DrawFn, found: type[Any]) -> dict[str, Any]:
-    hints = get_type_hints(found, include_extras=True)
-    return {field.name: draw(values(hints[field.name])) for field in dataclasses.fields(found)}
+def any_of(draw: st.DrawFn, found: type[Any]) -> Any:
+    """A strategy or mask with any settings: each that goes with those drawn before it."""
+    hints, chosen = get_type_hints(found, include_extras=True), found()
+    for field in draw(st.permutations(dataclasses.fields(found))):
+        value = draw(values(hints[field.name]))
+        with contextlib.suppress(BadValue):
+            chosen = dataclasses.replace(chosen, **{field.name: value})
+    return chosen
 
 
 def stack(experts: int, shape: tuple[int, ...], wide: bool, seed: int, statistic: str) -> Stack:
@@ -69,11 +75,7 @@ def check(method: Method, given_stack: Stack) -> None:
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_strategy_with_any_settings(name: str, data: st.DataObject) -> None:
-    strategy_type = find(name)
-    try:
-        strategy = strategy_type(**data.draw(settings_of(strategy_type)))
-    except BadValue:
-        assume(False)
+    strategy = data.draw(any_of(find(name)))
     experts = data.draw(st.integers(1, strategy.most or 5))
     shape, wide = data.draw(SHAPES), data.draw(st.booleans())
     made = stack(experts, shape, wide, data.draw(st.integers(0, 1 << 30)), strategy.statistic)
@@ -97,8 +99,7 @@ def test_any_mask_weighting_and_lines_around_a_strategy_of_each_family(
     lines = data.draw(st.sampled_from([None, (0.5, 0.5)]))
     weighting = None if kind is None else weights.get(kind)
     try:
-        chosen = masks.find(mask)(**data.draw(settings_of(masks.find(mask))))
-        method = Method(strategy, chosen, weighting, lines)
+        method = Method(strategy, data.draw(any_of(masks.find(mask))), weighting, lines)
         strategy.check_weights(weighting.weights(made) if weighting else made.weights)
     except BadValue:
         assume(False)
