@@ -12,6 +12,7 @@ from urllib.parse import quote
 import blake3
 
 from deltakit import ops
+from deltakit.dtypes import itemsize
 from deltakit.engine import Limits, Plan
 from deltakit.engine.blocks import Buffers, StackReader
 from deltakit.engine.threads import one_torch_thread
@@ -21,7 +22,6 @@ from deltakit.provenance import FORMAT, ModelTable, render
 from deltakit.store import Store
 from deltakit.strategies.emr import Emr
 from deltakit.tensors import codec
-from deltakit.tensors.dtypes import itemsize
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.writer import SafetensorsWriter
