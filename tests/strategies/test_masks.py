@@ -213,3 +213,12 @@ def test_importance_keeps_its_budget() -> None:
     deltas = random_deltas(1, 50_000)
     masked = masks.get("importance", {"density": 0.1}).apply(Stack(deltas, name="w"))
     assert abs(int(masked.count_nonzero()) - 5000) < 250
+
+
+def test_rank_orders_float32_as_float64_ties_and_signs_included():
+    draws = torch.Generator().manual_seed(0)
+    rows = torch.randint(-4, 5, (2, 3, 50), generator=draws).float()
+    rows[0, 0, 3] = -0.0
+    rank = masks.get("rank", {"density": 0.5, "eps": 0.2})
+    found = rank.densities(Stack(rows))
+    assert torch.equal(found, rank.densities(Stack(rows.double())))
