@@ -35,6 +35,8 @@ class Row:
             told["from"] = {"model": self.home.model, "tasks": list(self.home.tasks)}
             if self.layer is not None:
                 told["from"] |= {"layer": self.home.layer, "tasks": dict(self.home.tasks)}
+            if self.home.places:  # the models whose layers are merged as a task's
+                told["from"]["places"] = dict(self.home.places)
         return told
 
 

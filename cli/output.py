@@ -81,9 +81,8 @@ def table(
     """Print rows of text in columns.
 
     align: one letter a column, "l", "r" or "w" (text that may wrap); the last one counts for all
-    columns that follow. The widest columns give way until a row fits: texts wrap, on a terminal
-    names are shortened in the middle. Piped, nothing is left out, and without texts a row is one
-    line.
+    columns that follow. The widest columns give way until a row fits: texts wrap, and on a terminal
+    names are shortened in the middle. Piped, nothing is left out: a row without texts is one line.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     heads = [printable(head) for head in headers]

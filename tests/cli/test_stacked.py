@@ -70,3 +70,31 @@ def test_a_stack_that_merges_too_tells_both(here):
     done = deltakit("merge", "--recipe", "t.yaml", "--out", "m")
     assert done.startswith("merged 1 task with average into m: ")
     assert "taken or as in the base" in done
+
+
+OTHERS = """
+base: ./base
+tasks: [{name: code, path: ./code}]
+models: {math: ./math}
+strategy: ties
+slices:
+- {layers: 0-1}
+- {layers: 1-2, base: math, task_layers: {code: {model: base, layers: 2-3}}}
+"""
+
+
+def test_models_that_are_no_tasks_are_told_where_their_layers_are(here):
+    write_model(here / "math", tune(tensors(), 3), config={"num_hidden_layers": LAYERS})
+    (here / "o.yaml").write_text(OTHERS)
+    shown = deltakit("recipe", "show", "o.yaml")
+    assert "  2-3       layers 1-2 of math merged, in place of code layers 2-3 of base\n" in shown
+    rows = json.loads(deltakit("recipe", "show", "o.yaml", "--json"))["tensors"]
+    found = {row["name"]: row["from"] for row in rows}
+    assert found["h.1.up.weight"] == {"model": "base", "tasks": {"code": 1}, "layer": 1}
+    assert found["h.3.up.weight"] == {
+        "model": "math", "tasks": {"code": 3}, "layer": 2, "places": {"code": "base"}
+    }  # fmt: skip
+    deltakit("merge", "--recipe", "o.yaml", "--out", "m")
+    deltakit("merge", "--recipe", "m", "--out", "again")
+    first, second = ((here / n / "model.safetensors").read_bytes() for n in ("m", "again"))
+    assert first == second
