@@ -154,7 +154,9 @@ def _write_parts(
             written,
             None if plan.mode.exact else kept,
         )
-        if bias is not None or magnitude is not None or (written.a.any() and written.b.any()):
+        # Of a sum that cancels, rounding may leave factors that are not zero.
+        live = checks[part.module].norm > 0 if plan.mode.exact else written.b.any()
+        if bias is not None or magnitude is not None or live:
             applied.add(part.module)
         if progress:
             progress(part.module, plan.nbytes(part.module))

@@ -302,12 +302,13 @@ def test_impossible_scales_are_refused(three, scale, words, tmp_path):
         merge_adapters(members(three[0]), "svd", tmp_path / "m", scale=scale)
 
 
-def test_adapters_that_cancel_are_an_error_and_leave_nothing(tmp_path):
+@pytest.mark.parametrize("mode", ["cat", "svd", "task_arithmetic"])
+def test_adapters_that_cancel_are_an_error_and_leave_nothing(tmp_path, mode):
     for name in "ab":
         write_folder(tmp_path / name, factors("q", 1), r=2)
     both = [Member(n, open_adapter(tmp_path / n), w) for n, w in (("a", 1.0), ("b", -1.0))]
     with pytest.raises(BadValue, match="nothing was applied"):
-        merge_adapters(both, "task_arithmetic", tmp_path / "m")
+        merge_adapters(both, mode, tmp_path / "m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
