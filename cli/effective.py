@@ -83,6 +83,8 @@ def _effective(
     called: str, made: Effective, tasks: Sequence[str], pieces: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Return all that holds of one tensor, in the order in which it is applied."""
+    from deltakit.strategies import PerTask
+
     method = made.method
     found: dict[str, dict[str, Any]] = {}
     if method.weighting is None and method.strategy.weighted:
@@ -94,7 +96,8 @@ def _effective(
     )
     for kind, name, settings in around:
         if settings is not None:
-            found[kind] = {"name": name, **dataclasses.asdict(settings)}
+            said = settings.said if isinstance(settings, PerTask) else dataclasses.asdict(settings)
+            found[kind] = {"name": name, **said}
     if method.lines:
         found["lines"] = {"": list(method.lines)}
     return {**found, "scale": {"": made.scale}}

@@ -90,10 +90,16 @@ def method(name: str) -> Method:
     )
 
 
-def made(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
+def made(
+    name: str,
+    values: Mapping[str, Any],
+    weights: Sequence[Any],
+    by_task: Mapping[str, Mapping[str, Any]],
+) -> Made:
     """Return the strategy and what is around it for a method with all its values.
 
-    `values` holds the shared parameters, and the models' where all have the same.
+    `values` holds the shared parameters, and the models' where all have the same; `by_task` what
+    some of the models have in their place.
     """
     for key in ("normalize", "rescale"):
         if not isinstance(values.get(key, True), bool):
@@ -107,7 +113,7 @@ def made(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
         return Made("sce", {"topk": values["select_topk"]})
     if name == "linear":
         return _linear(values, weights)
-    return _of_deltas(name, values, weights)
+    return _of_deltas(name, values, by_task)
 
 
 def _linear(values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
@@ -121,33 +127,47 @@ def _linear(values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
     return Made("task_arithmetic")
 
 
-def _of_deltas(name: str, values: Mapping[str, Any], weights: Sequence[Any]) -> Made:
+def _of_deltas(
+    name: str, values: Mapping[str, Any], by_task: Mapping[str, Mapping[str, Any]]
+) -> Made:
     kind = name.removesuffix("_ties").removesuffix("_linear")
-    normalize, rescale = values["normalize"], values["rescale"]
-    mask = _mask(kind, values, rescale)
-    if kind == "ties":
-        if values["density"] != 1.0:
-            _only(values, "rescale", False)
-        settings = {"density": values["density"], "combine": "mean" if normalize else "sum"}
-        return Made("ties", settings, scale=values["lambda"])
+    each = {task: {**values, **own} for task, own in by_task.items()}
+    mask, density = _mask(kind, values, each), 1.0
+    if kind == "ties" and not each:  # the trim that the strategy brings along, which is faster
+        mask, density = None, values["density"]
     if METHODS[name].elects:
-        settings = {"density": 1.0, "combine": "mean" if normalize else "sum"}
+        settings = {"density": density, "combine": "mean" if values["normalize"] else "sum"}
         return Made("ties", settings, mask, values["lambda"])
-    return Made("average" if normalize else "task_arithmetic", {}, mask, values["lambda"])
+    return Made("average" if values["normalize"] else "task_arithmetic", {}, mask, values["lambda"])
 
 
-def _mask(kind: str, values: Mapping[str, Any], rescale: bool) -> Piece | None:
-    """Return the mask by which a method thins the deltas."""
-    density = values["density"]
-    if kind in ("task_arithmetic", "ties") or density == 1.0:
+_MASKS = {"ties": "magnitude", "dare": "random", "breadcrumbs": "outliers", "della": "rank"}
+
+
+def _mask(
+    kind: str, values: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]
+) -> Piece | None:
+    """Return the mask by which a method thins the deltas, with the settings of single tasks."""
+    if kind not in _MASKS or all(v["density"] == 1.0 for v in (values, *each.values())):
         return None
-    if kind == "dare":
-        return Piece("random", {"density": density, "rescale": "l1" if rescale else "none"})
-    if kind == "breadcrumbs":
+    own = {task: _thinned(kind, of_task) for task, of_task in each.items()}
+    return Piece(_MASKS[kind], _thinned(kind, values), own)
+
+
+def _thinned(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a method's mask; a density of 1 thins nothing, whatever is beside."""
+    density, rescale = values["density"], values["rescale"]
+    if kind in ("ties", "breadcrumbs") and density != 1.0:
         _only(values, "rescale", False)
-        return Piece("outliers", {"density": density, "gamma": values["gamma"]})
+    if kind == "ties":
+        return {"density": density}
+    if kind == "dare":
+        return {"density": density, "rescale": "l1" if rescale else "none"}
+    if kind == "breadcrumbs":
+        return {"density": density, "gamma": values["gamma"] if density != 1.0 else 0.0}
     way = "inverse" if rescale else "none"
-    return Piece("rank", {"density": density, "eps": values["epsilon"], "rescale": way})
+    eps = values["epsilon"] if density != 1.0 else 0.0
+    return {"density": density, "eps": eps, "rescale": way}
 
 
 def _only(values: Mapping[str, Any], key: str, wanted: Any) -> None:

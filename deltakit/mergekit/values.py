@@ -70,8 +70,8 @@ class Values:
             if factor is None or (factor == 1.0 and not kind.matched):
                 return None
             return Rule(match=self._match(kind, names), layers=self._range(kind), factor=factor)
-        weights, values = self._values(kind)
-        result: Made = made(self._config.merge_method, values, list(weights.values()))
+        weights, values, by_task = self._values(kind)
+        result: Made = made(self._config.merge_method, values, list(weights.values()), by_task)
         return Rule(
             match=self._match(kind, names),
             layers=self._range(kind),
@@ -101,12 +101,14 @@ class Values:
                 )
         return None
 
-    def _values(self, kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the weight of each task, and the parameters that are one for all."""
+    def _values(
+        self, kind: Kind
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return the weight of each task, the parameters, and those that a task has of its own."""
         part = self._layout.parts[kind.part]
         shared = [part.given.parameters, *self._config.shared]
         values = {k: self._value(k, d, shared, kind) for k, d in self._method.shared.items()}
-        each: dict[str, list[Any]] = {key: [] for key in self._method.each if key != "weight"}
+        each: dict[str, dict[str, Any]] = {}  # parameter -> task -> value
         weights: dict[str, Any] = {}
         given = {path_of(source.model, "model"): source.parameters for source in part.given.sources}
         for name, path in self._layout.tasks.items():
@@ -120,16 +122,14 @@ class Values:
                 if key == "weight":
                     weights[name] = found
                 else:
-                    each[key].append(found)
+                    each.setdefault(key, {})[name] = found
+        by_task: dict[str, dict[str, Any]] = {}
         for key, found in each.items():
-            if any(other != found[0] for other in found[1:]):
-                raise BadFile(
-                    f"{key} differs from model to model, and here it is one for all",
-                    got=", ".join(map(str, found)),
-                    remedy=f"give one {key} in the common parameters",
-                )
-            values[key] = found[0]
-        return weights, values
+            values[key] = next(iter(found.values()))  # the first task's, for those like it
+            for name, value in found.items():
+                if value != values[key]:
+                    by_task.setdefault(name, {})[key] = value
+        return weights, values, by_task
 
     def _value(
         self,

@@ -12,12 +12,15 @@ from deltakit.errors import BadValue
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A mask or an automatic weighting: its name and its settings.
 
-    >>> Piece.parse("importance:density=0.1,by=map")
-    Piece(name='importance', settings={'density': '0.1', 'by': 'map'})
+    >>> Piece.parse("importance:density=0.1,by=map").settings
+    {'density': '0.1', 'by': 'map'}
+
+    `tasks` are settings of a mask that hold for single tasks, in place of those for all.
     """
 
     name: str
     settings: dict[str, Any] = {}
+    tasks: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def parse(cls, text: str) -> Piece:

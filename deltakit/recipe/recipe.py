@@ -146,7 +146,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             checks.check_finite(at(rule.factor, 0.0))
         if rule.exclude or not self.merges:
             return rule
-        check_names(rule.weights, [task.name for task in self.tasks])
+        names = [task.name for task in self.tasks]
+        check_names(rule.weights, names)
+        check_names(rule.mask.tasks if rule.mask else (), names, "settings of a mask")
         for name, value in (*rule.weights.items(), ("scale", rule.scale)):
             check_gradient(name, value)
         for value in rule.lines or ():

@@ -15,7 +15,16 @@ from deltakit.recipe.gradient import Number, at, check_gradient
 from deltakit.recipe.layers import Layers
 from deltakit.recipe.pattern import Match
 from deltakit.recipe.piece import Piece
-from deltakit.strategies import Method, Settings, get, masks, weights
+from deltakit.strategies import (
+    Masking,
+    Method,
+    PerTask,
+    Settings,
+    Weighting,
+    get,
+    masks,
+    weights,
+)
 
 _SAYS_WHICH = ("match", "layers", "exclude")
 
@@ -70,9 +79,13 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         )
 
     def without(self, tasks: Collection[str]) -> Rule:
-        """Return this rule with no weight for some tasks."""
+        """Return this rule with nothing said of some tasks."""
         left = {name: weight for name, weight in self.weights.items() if name not in tasks}
-        return msgspec.structs.replace(self, weights=left)
+        mask = self.mask
+        if mask:
+            said = {name: own for name, own in mask.tasks.items() if name not in tasks}
+            mask = msgspec.structs.replace(mask, tasks=said)
+        return msgspec.structs.replace(self, weights=left, mask=mask)
 
     @property
     def said(self) -> list[str]:
@@ -86,10 +99,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         mask, weighting, lines = self.mask or None, self.weighting or None, self.lines or None
         return Method(
             get(self.strategy, settings_at(self.settings, depth)),
-            None if mask is None else masks.get(mask.name, settings_at(mask.settings, depth)),
-            None
-            if weighting is None
-            else weights.get(weighting.name, settings_at(weighting.settings, depth)),
+            None if mask is None else _masking(mask, depth),
+            None if weighting is None else _weighting(weighting, depth),
             lines,
         )
 
@@ -110,7 +121,12 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def gradients(self) -> bool:
         """Whether anything runs over depth, so that the rule differs from layer to layer."""
-        pieces = [piece.settings for piece in (self.mask, self.weighting) if piece]
+        pieces = [
+            settings
+            for piece in (self.mask, self.weighting)
+            if piece
+            for settings in (piece.settings, *piece.tasks.values())
+        ]
         numbers = [self.scale, self.factor, *self.weights.values()]
         given = [*numbers, *(v for settings in (self.settings, *pieces) for v in settings.values())]
         return any(isinstance(value, list) for value in given)
@@ -123,14 +139,31 @@ def settings_at(settings: Mapping[str, Any], depth: float) -> dict[str, Any]:
     return {name: at(value, depth) for name, value in settings.items()}
 
 
-def check_names(given: Iterable[str], tasks: Iterable[str]) -> None:
-    """Raise UnknownName for a weight of a task that is not there."""
+def _masking(piece: Piece, depth: float) -> Masking:
+    own = masks.get(piece.name, settings_at(piece.settings, depth))
+    if not piece.tasks:
+        return own
+    each = {
+        task: masks.get(piece.name, settings_at({**piece.settings, **settings}, depth))
+        for task, settings in sorted(piece.tasks.items())
+    }
+    return PerTask(own, tuple(each.items()))
+
+
+def _weighting(piece: Piece, depth: float) -> Weighting:
+    if piece.tasks:
+        raise BadValue("a weighting has no settings for single tasks", got=", ".join(piece.tasks))
+    return weights.get(piece.name, settings_at(piece.settings, depth))
+
+
+def check_names(given: Iterable[str], tasks: Iterable[str], what: str = "a weight") -> None:
+    """Raise UnknownName for something said of a task that is not there."""
     known = list(tasks)
     for name in given:
         if name not in known:
             close = nearest(name, known)
             raise UnknownName(
-                f"a weight for {name!r}, which is none of the tasks",
+                f"{what} for {name!r}, which is none of the tasks",
                 expected=", ".join(known),
                 remedy=f"did you mean {close!r}?" if close else "name a task",
             )
@@ -144,7 +177,12 @@ def _spelled(made: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
 def _piece(piece: Piece | None, made: Settings | None) -> Piece | None:
     if piece is None or made is None:
         return None
-    return Piece(piece.name, _spelled(made, piece.settings))
+    if not isinstance(made, PerTask):
+        return Piece(piece.name, _spelled(made, piece.settings))
+    each = {
+        task: _spelled(mask, {**piece.settings, **piece.tasks[task]}) for task, mask in made.each
+    }
+    return Piece(piece.name, _spelled(made.own, piece.settings), each)
 
 
 def at_rule(number: int, error: DeltakitError) -> DeltakitError:

@@ -12,6 +12,7 @@ from deltakit.strategies._depth import depths, layer, with_layer
 from deltakit.strategies._heads import attention_blocks, check_heads, head_shape
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._method import Method
+from deltakit.strategies._per_task import PerTask
 from deltakit.strategies._plugins import file_of, is_own_file
 from deltakit.strategies._settings import (
     Count,
@@ -41,6 +42,7 @@ __all__ = [
     "Masking",
     "Method",
     "NotNegative",
+    "PerTask",
     "Positive",
     "Range",
     "Running",

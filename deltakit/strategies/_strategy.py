@@ -105,6 +105,16 @@ def name_of(strategy: Strategy) -> str:
     return type(strategy).__module__.rpartition(".")[2]
 
 
+def check_votes(strategy: str, weights: Sequence[float]) -> None:
+    """Raise BadValue unless no weight is below 0 and one is above: a task of weight 0 has no vote."""
+    if any(not weight >= 0.0 for weight in weights) or not any(weights):
+        raise BadValue(
+            f"{strategy} votes by weight, so none may be below 0, and one must be above",
+            got=", ".join(f"{weight:g}" for weight in weights),
+            remedy="task_arithmetic takes any weight",
+        )
+
+
 def check_positive_weights(strategy: str, weights: Sequence[float]) -> None:
     """Raise BadValue unless every weight is above 0."""
     if any(not weight > 0.0 for weight in weights):

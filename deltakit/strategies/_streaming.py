@@ -20,7 +20,7 @@ from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import (
     Combining,
     Strategy,
-    check_positive_weights,
+    check_votes,
     name_of,
 )
 from deltakit.tensors.header import TensorInfo
@@ -98,7 +98,7 @@ class Elects(Combining, Streaming):
         return "mean"
 
     def check_weights(self, weights: Sequence[float]) -> None:
-        check_positive_weights(name_of(self), weights)
+        check_votes(name_of(self), weights)
 
     @abstractmethod
     def thinned(self, stack: Stack) -> Tensor | LazyDeltas:

@@ -17,7 +17,7 @@ from deltakit.combination import Combination
 from deltakit.formula import Formula
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack
-from deltakit.strategies._strategy import Combining, check_positive_weights
+from deltakit.strategies._strategy import Combining, check_positive_weights, check_votes
 from deltakit.strategies._streaming import (
     Running,
     Streaming,
@@ -40,7 +40,8 @@ class Ties(Combining, Streaming):
     density: fraction of each delta kept, the largest magnitudes, of every tensor on its own or of
     the whole model (scope). elect: the sign of the weighted sum ("mass") or the sign that more
     experts hold ("count"). divide: by the agreeing experts' weights, or by their number ("count",
-    as PEFT does). combine: "mean" or "sum" of those that agree.
+    as PEFT does). combine: "mean" or "sum" of those that agree. A task of weight 0 is as if left
+    out; where tasks are counted, none may have it.
 
     Where the sum or the count is level, no sign is elected and the entry is 0. PEFT elects + there,
     sums without the weights, and keeps int(density * n) entries where this keeps the nearest
@@ -71,7 +72,8 @@ class Ties(Combining, Streaming):
         whole.seek_cut(expert, self.density)
 
     def check_weights(self, weights: Sequence[float]) -> None:
-        check_positive_weights("ties", weights)
+        by_weight = self.elect == "mass" and (self.combine == "sum" or self.divide == "weights")
+        (check_votes if by_weight else check_positive_weights)("ties", weights)
 
     def combination(self, stack: Stack) -> Combination:
         deltas = stack.lazy_trimmed(self.density, self.scope)  # (k, *shape)

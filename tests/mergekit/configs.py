@@ -48,6 +48,17 @@ models:
 - {model: b, parameters: {weight: 0.5}}
 parameters: {density: 0.5}
 """,
+    "ties-each": """
+merge_method: ties
+base_model: base
+models:
+- {model: a, parameters: {density: [1, 0.75, 0.5, 0.5, 0.25, 0.125], weight: 1.0}}
+- model: b
+  parameters:
+    density: 0.25
+    weight: [{filter: mlp, value: 0.5}, {value: 0}]
+parameters: {normalize: true, int8_mask: true}
+""",
     "ties-sum": """
 merge_method: ties
 base_model: base
@@ -61,6 +72,14 @@ merge_method: breadcrumbs
 base_model: base
 models: [{model: a}, {model: b}]
 parameters: {weight: 0.5, density: 0.5, gamma: 0.125}
+""",
+    "breadcrumbs-each": """
+merge_method: breadcrumbs
+base_model: base
+models:
+- {model: a, parameters: {density: 0.75, gamma: 0.125}}
+- {model: b, parameters: {density: 1.0}}
+parameters: {weight: 0.5, density: 0.5, gamma: 0.0625}
 """,
     "breadcrumbs_ties": """
 merge_method: breadcrumbs_ties

@@ -36,11 +36,6 @@ REFUSED = [
     (WEIGHED.replace("{model: a}", "{model: org/name}"), "no such folder"),
     (WEIGHED.replace("{model: a}", "{model: a+lora}"), "an adapter on it"),
     (
-        HEAD.replace("{model: a}", "{model: a, parameters: {density: 0.2}}")
-        + "parameters: {weight: 1, density: 0.5}\n",
-        "density differs from model to model",
-    ),
-    (
         "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
         "parameters: {normalize: false, weight: 2}\nbase_model: b",
         "base_model is not among the models",

@@ -54,6 +54,24 @@ def test_what_a_rule_leaves_out_is_as_in_the_recipe():
     assert found.method.lines == (0.5, 0.5)
 
 
+def test_a_mask_may_have_settings_for_single_tasks():
+    mask = Piece("random", {"density": 0.5}, {"b": {"density": [0.1, 0.3]}})
+    found = rules(mask=mask)
+    each = [dict(found.effective(f"h.{n}.mlp.weight").method.mask.each) for n in (0, 4)]
+    assert [mask["b"].density for mask in each] == [0.1, 0.3]
+    assert found.effective("h.0.mlp.weight").method.mask.own.density == 0.5
+    spelled = recipe(mask=mask).checked()
+    assert spelled.mask.tasks == {"b": {"density": [0.1, 0.3], "rescale": "none"}}
+    assert spelled.checked() == spelled
+
+
+def test_settings_for_a_task_that_is_not_there_are_refused():
+    with pytest.raises(UnknownName, match="settings of a mask for 'bb', which is none"):
+        rules(mask=Piece("random", {"density": 0.5}, {"bb": {"density": 0.1}}))
+    with pytest.raises(BadValue, match="no settings for single tasks"):
+        rules(weighting=Piece("similarity", {}, {"b": {}}))
+
+
 def test_null_takes_away_what_the_recipe_says():
     found = rules(
         Rule(match="h.0.*", mask=None, lines=None), mask=Piece("random"), lines=(0.5, 0.5)

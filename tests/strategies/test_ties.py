@@ -109,10 +109,25 @@ def test_weights_decide_the_election_and_the_mean() -> None:
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties"])
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
-def test_weights_that_are_not_above_zero_are_refused(name: str, weight: float) -> None:
-    with pytest.raises(BadValue, match=f"{name} shares an entry out by weight"):
-        get(name).check_weights([1.0, weight])
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, float("nan")], [0.0, 0.0]])
+def test_weights_below_zero_or_all_zero_are_refused(name: str, weights: list[float]) -> None:
+    with pytest.raises(BadValue, match=f"{name} votes by weight"):
+        get(name).check_weights(weights)
+
+
+@pytest.mark.parametrize("combine", ["mean", "sum"])
+def test_a_task_of_weight_zero_is_as_if_left_out(combine: str) -> None:
+    deltas = random_deltas(3, 33, 7, seed=5)
+    ties = get("ties", {"density": 0.4, "combine": combine})
+    ties.check_weights((0.7, 0.0, 1.3))
+    alone = ties.merge(Stack(deltas[[0, 2]], weights=(0.7, 1.3)))
+    assert torch.equal(ties.merge(Stack(deltas, weights=(0.7, 0.0, 1.3))), alone)
+
+
+@pytest.mark.parametrize("setting", ["elect", "divide"])
+def test_where_tasks_are_counted_one_of_weight_zero_is_refused(setting: str) -> None:
+    with pytest.raises(BadValue, match="ties shares an entry out by weight"):
+        get("ties", {setting: "count"}).check_weights([1.0, 0.0])
 
 
 def test_what_is_read_beforehand() -> None:

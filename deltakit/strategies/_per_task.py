@@ -1,0 +1,73 @@
+"""A mask whose settings are not the same for all tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from deltakit.strategies._masking import Masking
+from deltakit.strategies._settings import Unit
+from deltakit.strategies._stack import Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_UNITS: tuple[Unit, ...] = ("element", "row", "tensor")
+_LOOKS: tuple[Literal["nothing", "tensor", "model"], ...] = ("nothing", "tensor", "model")
+
+
+@dataclass(frozen=True)
+class PerTask(Masking):
+    """One kind of mask: `own` for every task but those of `each`, which have one of theirs.
+
+    >>> import torch
+    >>> from deltakit.strategies import masks
+    >>> half, whole = (masks.get("magnitude", {"density": d}) for d in (0.5, 1))
+    >>> stack = Stack(torch.tensor([[1.0, 2.0], [1.0, 2.0]]), tasks=("a", "b"))
+    >>> PerTask(half, (("b", whole),)).apply(stack)
+    tensor([[0., 2.],
+            [1., 2.]])
+    """
+
+    own: Masking
+    each: tuple[tuple[str, Masking], ...]
+
+    @property
+    def all(self) -> list[Masking]:
+        return [self.own, *(mask for _, mask in self.each)]
+
+    @property
+    def unit(self) -> Unit:  # type: ignore[override]
+        return max((mask.unit for mask in self.all), key=_UNITS.index)
+
+    @property
+    def looks(self) -> Literal["nothing", "tensor", "model"]:
+        return max((mask.looks for mask in self.all), key=_LOOKS.index)
+
+    @property
+    def needs_importance(self) -> bool:  # type: ignore[override]
+        return any(mask.needs_importance for mask in self.all)
+
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        return all(mask.streams for mask in self.all)
+
+    @property
+    def rescales_draws(self) -> bool:
+        return any(mask.rescales_draws for mask in self.all)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The settings, those of single tasks below their names."""
+        each = {task: dataclasses.asdict(mask) for task, mask in self.each}
+        return {**dataclasses.asdict(self.own), "tasks": each}
+
+    def apply(self, stack: Stack) -> Tensor:
+        each = dict(self.each)
+        masks = [each.get(task, self.own) for task in stack.tasks]
+        masked = stack.deltas.clone()
+        for mask in dict.fromkeys(masks):
+            experts = [expert for expert, its in enumerate(masks) if its == mask]
+            masked[experts] = mask.apply(stack)[experts]
+        return masked
