@@ -28,16 +28,18 @@ class Runs:
 
     `read(start, stop)` gives the bits of a range, packed from its first entry on, a multiple of 8.
     Until all are counted a few runs are remembered, so that threads that are at blocks beside each
-    other read them once; afterwards none is. Raises Miscounted where the bits set are not `count`:
+    other read them once; afterwards none is. A thread that needs what another is reading reads the
+    run after that meanwhile. Raises Miscounted where the bits set are not `count`:
     as soon as they are more, at the end where they are fewer.
     """
 
     def __init__(self, numel: int, count: int, read: Callable[[int, int], np.ndarray]) -> None:
         self._numel, self._count, self._read = numel, count, read
-        self._lock = threading.Lock()
+        self._lock = threading.Condition(threading.Lock())
         self._before: list[int] = [0]  # values before entry 0, CHUNK, 2 CHUNK, ... and at the end
         self._complete = False  # whether all values are counted
         self._runs: dict[int, np.ndarray] = {}
+        self._reading: set[int] = set()
 
     def bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return bytes that hold the bits of entries start..stop, and how many are before them."""
@@ -68,12 +70,33 @@ class Runs:
         return before
 
     def _run(self, number: int) -> np.ndarray:
-        if number not in self._runs:
-            start, stop = number * _RUN, min((number + 1) * _RUN, self._numel)
+        """Return a run's bits; the lock is held, and let go while they are read."""
+        while number not in self._runs:
+            due = (number, number + 1) if (number + 1) * _RUN < self._numel else (number,)
+            free = [each for each in due if each not in self._reading and each not in self._runs]
+            if not free:
+                self._lock.wait()
+                continue
+            bits = self._fetch(free[0])
+            if free[0] == number:
+                return bits
+        return self._runs[number]
+
+    def _fetch(self, number: int) -> np.ndarray:
+        start, stop = number * _RUN, min((number + 1) * _RUN, self._numel)
+        self._reading.add(number)
+        self._lock.release()
+        try:
+            bits = self._read(start, stop)
+        finally:
+            self._lock.acquire()
+            self._reading.discard(number)
+            self._lock.notify_all()
+        if not self._complete:
             while len(self._runs) >= _REMEMBERED:
                 del self._runs[next(iter(self._runs))]
-            self._runs[number] = self._read(start, stop)
-        return self._runs[number]
+            self._runs[number] = bits
+        return bits
 
     def _count_to(self, stop: int) -> None:
         """Count the values of all entries up to `stop`, and of the first run at least."""
@@ -82,7 +105,8 @@ class Runs:
         while (len(self._before) - 1) * CHUNK < min(max(stop, 1), self._numel):
             start = (len(self._before) - 1) * CHUNK
             counts = _counts(self._run(start // _RUN), min(_RUN, self._numel - start))
-            self._before += (self._before[-1] + counts).tolist()
+            if (len(self._before) - 1) * CHUNK == start:  # no other thread counted it meanwhile
+                self._before += (self._before[-1] + counts).tolist()
         complete, found = (len(self._before) - 1) * CHUNK >= self._numel, self._before[-1]
         if found > self._count or (complete and (found < self._count or self._strays())):
             raise Miscounted(f"{self._count} values stand for {found} kept entries")
