@@ -93,8 +93,11 @@ class Home:
         return [p.stem for p in paths if p.suffix == ".json" and not p.name.startswith(".")]
 
     def listed(self, folder: Path) -> list[Path]:
-        """Return what lies in a folder; a missing one (a copy may drop empty folders) is empty."""
-        return self.files.list(folder) if self.files.exists(folder) else []
+        """Return what lies in a folder; one that is missing, or is removed just now, is empty."""
+        try:
+            return self.files.list(folder)
+        except FileNotFoundError:  # a copy may drop empty folders, and gc removes them
+            return []
 
     @contextlib.contextmanager
     def commit_lock(self) -> Iterator[None]:

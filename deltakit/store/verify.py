@@ -174,7 +174,7 @@ def _about(path: Path, kind: str, home: Home) -> tuple[str, str | None]:
 
 def _unreferenced(home: Home, known: set[Path]) -> Iterator[Finding]:
     for folder in home.listed(home.tasks):
-        for path in home.files.list(folder) if folder.is_dir() else []:
+        for path in home.listed(folder) if folder.is_dir() else []:
             if path in known or not re.match(DATA_NAME, path.name):
                 continue
             try:

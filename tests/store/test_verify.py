@@ -14,6 +14,7 @@ from deltakit.errors import BadFile
 from deltakit.importance import ImportanceMap
 from deltakit.store import Store
 from deltakit.store.manifest import BaseManifest, StoreManifest, TaskManifest, decode
+from deltakit.tensors.files import Files
 from deltakit.tensors.reader import SafetensorsFile
 from tests.store.conftest import Project, content
 
@@ -118,6 +119,18 @@ def test_files_no_task_refers_to_are_hashed_too(full: Project):
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
     assert [f.path for f in full.store.verify(read_data=True)] == [path]
     assert full.store.verify() == []
+
+
+def test_a_folder_that_gc_removes_meanwhile_is_no_fault(full: Project):
+    class Removing(Files):
+        def list(self, folder: Path) -> list[Path]:
+            if folder.name == "left":
+                folder.rmdir()
+            return super().list(folder)
+
+    (full.store.folder / "tasks" / "left").mkdir()
+    assert Store.open(full.store.folder, Removing()).verify(read_data=True) == []
+    assert not (full.store.folder / "tasks" / "left").exists()
 
 
 def test_verify_changes_nothing(full: Project):
