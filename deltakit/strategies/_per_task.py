@@ -33,6 +33,9 @@ class PerTask(Masking):
     own: Masking
     each: tuple[tuple[str, Masking], ...]
 
+    def __post_init__(self) -> None:
+        """Both are masks, which checked their settings when they were made."""
+
     @property
     def all(self) -> list[Masking]:
         return [self.own, *(mask for _, mask in self.each)]

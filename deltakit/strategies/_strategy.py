@@ -106,7 +106,7 @@ def name_of(strategy: Strategy) -> str:
 
 
 def check_votes(strategy: str, weights: Sequence[float]) -> None:
-    """Raise BadValue unless no weight is below 0 and one is above: a task of weight 0 has no vote."""
+    """Raise BadValue unless no weight is below 0 and one is above: at 0 a task has no vote."""
     if any(not weight >= 0.0 for weight in weights) or not any(weights):
         raise BadValue(
             f"{strategy} votes by weight, so none may be below 0, and one must be above",

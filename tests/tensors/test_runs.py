@@ -43,15 +43,16 @@ def test_what_one_thread_could_not_read_another_tries():
             begun.set()
             assert fail.wait(SOON)
             raise OSError("the first to read")
+        if start == _RUN:
+            fail.set()
         return np.full((stop - start) // 8, 255, dtype=np.uint8)
 
-    runs = Runs(_RUN, _RUN, read)
+    runs = Runs(2 * _RUN, 2 * _RUN, read)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(runs.before, 8)
         assert begun.wait(SOON)
         second = pool.submit(runs.before, 8)
-        fail.set()
         with pytest.raises(OSError, match="the first to read"):
             first.result(SOON)
         assert second.result(SOON) == 8
-    assert starts == [0, 0]
+    assert starts == [0, _RUN, 0]
