@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deltakit_cli.effective import Row
 from deltakit_cli.figures import things
+from deltakit_cli.lists import settings_text
 from deltakit_cli.output import bold, printable, say, say_wrapped
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _told(group: Sequence[Row]) -> Iterator[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return "{:g} + {:g} depth".format(*value)
+    if isinstance(value, dict):  # settings of single tasks
+        return "; ".join(f"{task} {settings_text(own)}" for task, own in value.items())
     return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 

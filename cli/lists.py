@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import typer
 
@@ -59,3 +60,12 @@ def with_density(mask: str | None, density: float | None) -> str | None:
     if mask is None:
         raise typer.BadParameter("--density goes with --mask; a strategy's is --set density=..")
     return f"{mask}{',' if ':' in mask else ':'}density={density}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as KEY=VALUE, one after the other.
+
+    >>> settings_text({"p": 0.9, "mode": "a"})
+    'mode=a, p=0.9'
+    """
+    return ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))

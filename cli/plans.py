@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deltakit_cli.figures import seconds, size, things
+from deltakit_cli.lists import settings_text
 from deltakit_cli.output import note, say, say_wrapped, table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def show_plan(plan: Plan, out: Path) -> None:
             align="lrl",
         )
     say()
-    settings = ", ".join(f"{key}={value}" for key, value in sorted(recipe.settings.items()))
+    settings = settings_text(recipe.settings)
     around = (("mask", recipe.mask), ("weights", recipe.weighting), ("lines", recipe.lines))
     copied = len(plan.base.infos) - len(plan.merged)
     as_is = "taken or copied" if recipe.slices else "copied"
@@ -117,8 +118,9 @@ def piece_text(piece: Piece | tuple[float, float]) -> str:
     """Return what stands around the strategy in one line."""
     if isinstance(piece, tuple):
         return "{:g} + {:g} depth".format(*piece)
-    settings = ", ".join(f"{key}={value}" for key, value in sorted(piece.settings.items()))
-    return f"{piece.name} ({settings})" if settings else piece.name
+    each = [f"{task}: {settings_text(own)}" for task, own in sorted(piece.tasks.items())]
+    told = "; ".join([settings_text(piece.settings)] * bool(piece.settings) + each)
+    return f"{piece.name} ({told})" if told else piece.name
 
 
 def show_report(plan: Plan, report: Report) -> None:

@@ -62,9 +62,15 @@ class PerTask(Masking):
 
     @property
     def said(self) -> dict[str, Any]:
-        """The settings, those of single tasks below their names."""
-        each = {task: dataclasses.asdict(mask) for task, mask in self.each}
-        return {**dataclasses.asdict(self.own), "tasks": each}
+        """The settings, and what single tasks have in their place below the tasks' names."""
+        own = dataclasses.asdict(self.own)
+        each = {
+            task: {
+                key: value for key, value in dataclasses.asdict(mask).items() if value != own[key]
+            }
+            for task, mask in self.each
+        }
+        return {**own, "tasks": each}
 
     def apply(self, stack: Stack) -> Tensor:
         each = dict(self.each)

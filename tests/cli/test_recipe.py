@@ -104,6 +104,22 @@ def test_show_tells_the_effective_settings_of_each_tensor(here):
     assert rows["ids"]["what"] == "copied"
 
 
+def test_a_mask_with_settings_for_a_task_is_shown_planned_and_merged(here):
+    tasks = "[{name: a, path: ./a}, {name: b, path: ./b}]"
+    mask = "{name: magnitude, settings: {density: 0.5}, tasks: {b: {density: 0.25}}}"
+    text = f"base: ./base\ntasks: {tasks}\nstrategy: average\nmask: {mask}\nheads: [class*]\n"
+    (here / "m.yaml").write_text(text)
+    shown = deltakit("recipe", "show", "m.yaml")
+    assert "magnitude, density 0.5, scope tensor, tasks b density=0.25" in shown.output
+    planned = deltakit("merge", "--recipe", "m.yaml", "--dry-run")
+    assert "magnitude (density=0.5, scope=tensor; b: density=0.25, scope=tensor)" in planned.output
+    done = deltakit("merge", "--recipe", "m.yaml", "--out", "m")
+    assert done.exit_code == 0, done.output
+    base, merged = (weights(here / folder)["embed.weight"] for folder in ("base", "m"))
+    kept = int((merged != base).sum())
+    assert 16 <= kept <= 16 + 8  # half of 32 entries of one, a quarter of the other
+
+
 def test_show_of_the_merged_folder_is_that_of_the_recipe(here):
     deltakit("merge", "--recipe", "r.yaml", "--out", "m")
     given, merged_folder = (deltakit("recipe", "show", r).stdout for r in ("r.yaml", "m"))
