@@ -169,16 +169,8 @@ def combine(
     return Found(finite, changed, sums)
 
 
-def draw(how: How, kept: np.ndarray) -> bool:
-    """Write which entries are kept to `kept`: bool (n,)."""
-    if compiled is None:
-        return False
-    compiled.draw(how, len(kept), kept.ctypes.data)
-    return True
-
-
 def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:
-    """Write the same for `count` entries to `bits`: uint8, the first in the lowest bit."""
+    """Write which of `count` entries are kept to `bits`: uint8, the first in the lowest bit."""
     if compiled is None:
         return False
     compiled.draw_bits(how, count, bits.ctypes.data)

@@ -49,15 +49,8 @@ class Draws:
         """
         import numpy as np
 
-        how = self._how(start, density)
-        kept = np.empty(stop - start, dtype=np.bool_)
-        if kernels.draw(how, kept):
-            return kept
-        drawn = self.bytes(start, stop)
-        np.less(drawn, how.whole, out=kept)
-        level = np.flatnonzero(drawn == how.whole)
-        kept[level] = self._fractions(start, level) < np.uint64(how.limit)
-        return kept
+        bits = self.bits(start, stop, density)
+        return np.unpackbits(bits, count=stop - start, bitorder="little").view(np.bool_)
 
     def bits(self, start: int, stop: int, density: float) -> np.ndarray:
         """Return what `keep` does as bits: uint8, the first entry's the lowest of the first byte.
@@ -67,10 +60,15 @@ class Draws:
         """
         import numpy as np
 
+        how = self._how(start, density)
         bits = np.empty(-(-(stop - start) // 8), dtype=np.uint8)
-        if kernels.draw_bits(self._how(start, density), stop - start, bits):
+        if kernels.draw_bits(how, stop - start, bits):
             return bits
-        return np.packbits(self.keep(start, stop, density), bitorder="little")
+        drawn = self.bytes(start, stop)
+        kept = drawn < how.whole
+        level = np.flatnonzero(drawn == how.whole)
+        kept[level] = self._fractions(start, level) < np.uint64(how.limit)
+        return np.packbits(kept, bitorder="little")
 
     def mask(self, start: int, stop: int, density: float) -> Drawn:
         """Return what `keep` does, not yet drawn."""

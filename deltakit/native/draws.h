@@ -115,12 +115,7 @@ INLINE void draw(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *r
     }
 }
 
-WIDE static void draw_all(const Draws *draws, Py_ssize_t n, uint8_t *kept)
-{
-    CHUNKS(n, { draw(draws, at, count, kept + at); });
-}
-
-/* the same as bits, the first entry's the lowest of the first byte; 0 past the last */
+/* a bit for each of n entries, the first entry's the lowest of the first byte; 0 past the last */
 WIDE static void draw_bits(const Draws *draws, Py_ssize_t n, uint8_t *bits)
 {
 #if defined(BY_HAND)

@@ -204,18 +204,6 @@ static PyObject *py_bracket(PyObject *self, PyObject *const *args, Py_ssize_t na
     return result;
 }
 
-/* (how it is drawn, n, kept) */
-static PyObject *py_draw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    EXPECT(3);
-    Draws draws;
-    Py_ssize_t n = SIZE(1);
-    uint8_t *kept = POINTER(2);
-    if (draws_of(args[0], &draws) != 1) return NULL;
-    RUN(draw_all(&draws, n, kept));
-    return Py_NewRef(Py_None);
-}
-
 /* (how it is drawn, n, bits) */
 static PyObject *py_draw_bits(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -256,7 +244,7 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(bracket), METHOD(draw),          METHOD(draw_bits),
+    METHOD(combine), METHOD(bracket), METHOD(draw_bits),
     METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
 };
 
