@@ -9,7 +9,7 @@ import msgspec
 from deltakit.errors import BadValue
 
 
-class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A mask or an automatic weighting: its name and its settings.
 
     >>> Piece.parse("importance:density=0.1,by=map").settings
