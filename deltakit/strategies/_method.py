@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deltakit.combination import Combination
 from deltakit.errors import BadValue
 from deltakit.strategies._masking import Masking
-from deltakit.strategies._settings import Unit
+from deltakit.strategies._settings import Looks, Unit, coarsest, farthest
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Combining, Scores, Shape, Strategy
 from deltakit.strategies._streaming import Running, Streaming
@@ -19,9 +19,6 @@ from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_UNITS: tuple[Unit, ...] = ("element", "row", "tensor")
-_LOOKS: tuple[Literal["nothing", "tensor", "model"], ...] = ("nothing", "tensor", "model")
 
 
 @dataclass(frozen=True)
@@ -66,13 +63,13 @@ class Method:
         if self.mask is not None:
             units.append("element" if self.strategy.looks == "nothing" else "tensor")
             units.append(self.mask.unit)
-        return max(units, key=_UNITS.index)
+        return coarsest(units)
 
     @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
+    def looks(self) -> Looks:
         """What is read before a block can be merged: a whole tensor or the whole model."""
         pieces = [piece for piece in (self.strategy, self.mask, self.weighting) if piece]
-        return max((piece.looks for piece in pieces), key=_LOOKS.index)
+        return farthest(piece.looks for piece in pieces)
 
     @property
     def rescales_draws(self) -> bool:

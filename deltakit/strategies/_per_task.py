@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from deltakit.strategies._masking import Masking
-from deltakit.strategies._settings import Unit
+from deltakit.strategies._settings import Looks, Unit, coarsest, farthest
 from deltakit.strategies._stack import Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_UNITS: tuple[Unit, ...] = ("element", "row", "tensor")
-_LOOKS: tuple[Literal["nothing", "tensor", "model"], ...] = ("nothing", "tensor", "model")
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,11 @@ class PerTask(Masking):
 
     @property
     def unit(self) -> Unit:  # type: ignore[override]
-        return max((mask.unit for mask in self.all), key=_UNITS.index)
+        return coarsest(mask.unit for mask in self.all)
 
     @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return max((mask.looks for mask in self.all), key=_LOOKS.index)
+    def looks(self) -> Looks:
+        return farthest(mask.looks for mask in self.all)
 
     @property
     def needs_importance(self) -> bool:  # type: ignore[override]

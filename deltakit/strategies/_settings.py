@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ from deltakit.errors import BadValue, nearest
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
 
 Unit = Literal["element", "row", "tensor"]
+Looks = Literal["nothing", "tensor", "model"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,24 @@ class Settings:
 
     def check(self) -> None:
         """Raise BadValue for settings whose values the formula has no meaning for."""
+
+
+def coarsest(units: Iterable[Unit]) -> Unit:
+    """Return the unit that none of several pieces has cut.
+
+    >>> coarsest(["element", "tensor", "row"])
+    'tensor'
+    """
+    return max(units, key=get_args(Unit).index)
+
+
+def farthest(looks: Iterable[Looks]) -> Looks:
+    """Return what is read beforehand where several pieces each read something.
+
+    >>> farthest(["nothing", "model", "tensor"])
+    'model'
+    """
+    return max(looks, key=get_args(Looks).index)
 
 
 def range_of(hint: Any) -> Range | None:
