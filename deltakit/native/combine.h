@@ -51,8 +51,8 @@ INLINE void square(Squares *squares, const float *restrict x, Py_ssize_t count)
 
 static void settle(Squares *squares, Py_ssize_t count)
 {
-    for (Squares *each = squares; each < squares + count; each++)
-        for (int i = 0; i < LANES; i++) {
+    for (int i = 0; i < LANES; i++) /* all sums at once: each waits for its own last addition */
+        for (Squares *each = squares; each < squares + count; each++) {
             each->sum += each->lanes[i];
             each->lanes[i] = 0.0f;
         }
@@ -190,7 +190,7 @@ INLINE void finish(const char *base, int base_dtype, const float *restrict b, Py
     memcpy(out->other, other, sizeof other);
 }
 
-/* One stretch, which begins at `from` of the slice. squares: k + 1, the last the sum's own, or
+/* One run, up to OFTEN entries, which begins at `from` of the slice. squares: k + 1, the last the sum's own, or
  * NULL. */
 WIDE static void combine(Delta *deltas, Py_ssize_t k, Py_ssize_t from, Py_ssize_t n,
                          const Formula *formula, const char *base, int base_dtype,
@@ -207,29 +207,11 @@ WIDE static void combine(Delta *deltas, Py_ssize_t k, Py_ssize_t from, Py_ssize_
             for (Py_ssize_t i = 0; i < count; i++) total[i] /= formula->divisor;
         for (Py_ssize_t f = 0; f < formula->n_factors; f++)
             for (Py_ssize_t i = 0; i < count; i++) total[i] *= formula->factors[f];
-        if (squares) {
-            square(squares + k, total, count);
-            if ((at + CHUNK) % OFTEN == 0) settle(squares, k + 1);
-        }
+        if (squares) square(squares + k, total, count);
         if (out->adds) finish(base, base_dtype, b, at, count, total, from + at, out);
         else if (out->memory)
             memcpy((float *)out->memory + from + at, total, (size_t)count * 4);
     });
-}
-
-/* the whole slice, stretch after stretch; 0 where a file did not give what it should */
-static int combine_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Formula *formula,
-                       const Values *base, Squares *squares, float *rows, Target *out)
-{
-    const char *base_at = NULL;
-    for (Py_ssize_t at = 0; at < n; at += STRETCH) {
-        Py_ssize_t count = n - at < STRETCH ? n - at : STRETCH;
-        if (!bring(deltas, k, base, at, count, &base_at)) return 0;
-        combine(deltas, k, at, count, formula, base_at, base ? base->dtype : F32, squares, rows,
-                out);
-    }
-    if (squares) settle(squares, k + 1);
-    return 1;
 }
 
 #endif

@@ -71,6 +71,15 @@ static int bring(Delta *deltas, Py_ssize_t k, const Values *base, Py_ssize_t at,
     return 1;
 }
 
+/* go `count` entries on within the stretch; those that stand by bits have gone there themselves */
+static void step(Delta *deltas, Py_ssize_t k, const Values *base, Py_ssize_t count,
+                 const char **base_at)
+{
+    if (base) *base_at += count * size_of(base->dtype);
+    for (Delta *delta = deltas; delta < deltas + k; delta++)
+        if (!delta->bits) delta->stored += count * size_of(delta->values.dtype);
+}
+
 /* up to 64 bits from bit `at` */
 INLINE uint64_t bits_from(const uint8_t *bits, Py_ssize_t at, Py_ssize_t count)
 {

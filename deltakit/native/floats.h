@@ -15,7 +15,13 @@
 #define WIDE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define BY_HAND __attribute__((target("arch=x86-64-v4"))) /* where the compiler finds no vectors */
 #include <immintrin.h>
-static int by_hand = 0; /* whether the processor can, found once when the module is loaded */
+static int by_hand = 0; /* 1 where the processor can, 2 where it has VBMI2 too; found at loading */
+
+static int what_fits(void)
+{
+    if (!__builtin_cpu_supports("x86-64-v4")) return 0;
+    return __builtin_cpu_supports("avx512vbmi2") ? 2 : 1;
+}
 #else
 #define WIDE
 #endif

@@ -6,7 +6,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
-#include "combine.h"
+#include "fused.h"
 #include "select.h"
 
 static int floats_of(PyObject *tuple, float *out, Py_ssize_t k)
@@ -236,7 +236,7 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
     int was = 0;
 #if defined(BY_HAND)
     was = by_hand;
-    by_hand = PyObject_IsTrue(args[0]) && __builtin_cpu_supports("x86-64-v4");
+    by_hand = PyObject_IsTrue(args[0]) ? what_fits() : 0;
 #endif
     return PyBool_FromLong(was);
 }
@@ -254,7 +254,7 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1,
 PyMODINIT_FUNC PyInit__kernels(void)
 {
 #if defined(BY_HAND)
-    by_hand = __builtin_cpu_supports("x86-64-v4");
+    by_hand = what_fits();
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */

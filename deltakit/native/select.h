@@ -3,7 +3,7 @@
 #ifndef DELTAKIT_SELECT_H
 #define DELTAKIT_SELECT_H
 
-#include "delta.h"
+#include "fused.h"
 
 /* What is looked for among the magnitudes of one delta. */
 typedef struct {
@@ -12,13 +12,19 @@ typedef struct {
     Py_ssize_t inside, above; /* how many these are, and how many are higher */
 } Bracket;
 
+/* whether it is bfloat16 minus bfloat16, and all of it */
+INLINE int is_difference(const Delta *delta, int base_dtype)
+{
+    return is_plain(delta) && delta->minus_base && delta->values.dtype == BF16 && base_dtype == BF16;
+}
+
 /* bit patterns of magnitudes: of bfloat16 minus bfloat16 in one loop */
 INLINE void magnitudes(Delta *delta, Py_ssize_t from, Py_ssize_t at, Py_ssize_t count,
                        const char *base, int base_dtype, int32_t *restrict bits)
 {
     float x[CHUNK], b[CHUNK];
     const uint16_t *half = (const uint16_t *)delta->stored + at, *other = (const uint16_t *)base + at;
-    if (is_plain(delta) && delta->minus_base && delta->values.dtype == BF16 && base_dtype == BF16) {
+    if (is_difference(delta, base_dtype)) {
         for (Py_ssize_t i = 0; i < count; i++)
             bits[i] = (int32_t)(as_bits(from_bf16(half[i]) - from_bf16(other[i])) & 0x7fffffff);
         return;
@@ -28,6 +34,43 @@ INLINE void magnitudes(Delta *delta, Py_ssize_t from, Py_ssize_t at, Py_ssize_t 
     thin(delta, from + at, count, x);
     for (Py_ssize_t i = 0; i < count; i++) bits[i] = (int32_t)(as_bits(x[i]) & 0x7fffffff);
 }
+
+#if defined(BY_HAND)
+/* the same of bfloat16 minus bfloat16, 32 entries at a time */
+FUSED static void bracket_fused(const Delta *delta, Py_ssize_t from, Py_ssize_t n,
+                                      const char *base, Bracket *found)
+{
+    const __m512i low = _mm512_set1_epi32(found->low), high = _mm512_set1_epi32(found->high);
+    const __m512i width = _mm512_sub_epi32(high, low), one = _mm512_set1_epi32(1);
+    const uint16_t *half = (const uint16_t *)delta->stored, *other = (const uint16_t *)base;
+    int32_t *values = found->values, *places = found->places;
+    Py_ssize_t inside = found->inside;
+    __m512i above = _mm512_setzero_si512();
+    for (Py_ssize_t at = 0; at < n; at += 32) {
+        const __m512i x = _mm512_loadu_si512(half + at), b = _mm512_loadu_si512(other + at);
+        __m512i bits[2];
+        __mmask16 between[2];
+        for (int odd = 0; odd < 2; odd++) {
+            __m512 y = _mm512_sub_ps(widened_16(x, odd), widened_16(b, odd));
+            bits[odd] = _mm512_castps_si512(_mm512_abs_ps(y));
+            above = _mm512_mask_add_epi32(above, _mm512_cmpgt_epi32_mask(bits[odd], high), above, one);
+            between[odd] = _mm512_cmple_epu32_mask(_mm512_sub_epi32(bits[odd], low), width);
+        }
+        if (!(between[0] | between[1])) continue;
+        int32_t found_32[2][16];
+        _mm512_storeu_si512(found_32[0], bits[0]);
+        _mm512_storeu_si512(found_32[1], bits[1]);
+        uint32_t set = _pdep_u32(between[0], 0x55555555u) | _pdep_u32(between[1], 0xaaaaaaaau);
+        for (; set; set &= set - 1) {
+            const int i = lowest_bit(set);
+            values[inside] = found_32[i % 2][i / 2];
+            places[inside++] = (int32_t)(from + at + i);
+        }
+    }
+    found->inside = inside;
+    found->above += _mm512_reduce_add_epi32(above);
+}
+#endif
 
 /* one stretch, which begins at `from` of the slice */
 WIDE static void bracket(Delta *delta, Py_ssize_t from, Py_ssize_t n, const char *base,
@@ -67,8 +110,16 @@ static int bracket_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Values *
     for (Py_ssize_t at = 0; at < n; at += STRETCH) {
         Py_ssize_t count = n - at < STRETCH ? n - at : STRETCH;
         if (!bring(deltas, k, base, at, count, &base_at)) return 0;
-        for (Py_ssize_t r = 0; r < k; r++)
-            bracket(deltas + r, at, count, base_at, base ? base->dtype : F32, found + r);
+        for (Py_ssize_t r = 0; r < k; r++) {
+            const int dtype = base ? base->dtype : F32;
+#if defined(BY_HAND)
+            if (by_hand == 2 && count % 32 == 0 && is_difference(deltas + r, dtype)) {
+                bracket_fused(deltas + r, at, count, base_at, found + r);
+                continue;
+            }
+#endif
+            bracket(deltas + r, at, count, base_at, dtype, found + r);
+        }
     }
     return 1;
 }
