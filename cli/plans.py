@@ -26,9 +26,9 @@ def plan_data(plan: Plan, out: Path) -> dict[str, Any]:
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "state_bytes": plan.state_bytes,
-        "scratch_memory": plan.memory,
-        "threads": plan.threads,
-        "block": plan.block,
+        "scratch_memory": plan.scratch.nbytes,
+        "threads": plan.scratch.threads,
+        "block": plan.scratch.block,
         "vocabulary": vocabulary_data(plan),
         "looks_first_at": plan.looks,
         "tensors_by_rule": {str(group.rule): len(group.names) for group in plan.groups},
@@ -67,7 +67,7 @@ def show_plan(plan: Plan, out: Path) -> None:
         ["reads", size(plan.bytes_in)],
         ["writes", f"{size(plan.bytes_out)} in {things(len(plan.shards), 'file')} to {out}"],
         *([["state", f"{size(plan.state_bytes)} kept beside"]] if plan.keeping else []),
-        ["memory", f"{size(plan.memory)} of scratch: {plan.threads} threads, {plan.block} entries"],
+        ["memory", _memory_text(plan)],
         ["time", f"about {seconds(plan.seconds)}"],
     ]
     for name, told in rows:
@@ -75,6 +75,11 @@ def show_plan(plan: Plan, out: Path) -> None:
     for told in plan.notes:
         say_wrapped(f"note      {told}", 10)
     say("nothing was written (--dry-run)")
+
+
+def _memory_text(plan: Plan) -> str:
+    scratch = plan.scratch
+    return f"{size(scratch.nbytes)} of scratch: {scratch.threads} threads, {scratch.block} entries"
 
 
 def _rules_text(plan: Plan) -> str:

@@ -28,6 +28,7 @@ class DeltaSource(ABC):
     """
 
     label: str
+    as_stored = False  # whether blocks are what files hold, and nothing needs to be computed
 
     @abstractmethod
     def check_base(self, base: TensorSource) -> list[str]:
@@ -96,6 +97,8 @@ class ModelDelta(DeltaSource):
     >>> out
     tensor([0.5000, 0.0000])
     """
+
+    as_stored = True
 
     def __init__(self, tuned: TensorSource) -> None:
         import threading

@@ -208,4 +208,4 @@ def _stretches(numel: int) -> Iterator[tuple[int, int]]:
 def room_bytes(plan: Plan) -> int:
     """Return the bytes of the largest output block."""
     infos = [plan.output_info(name) for name in plan.base.infos]
-    return max(min(plan.block, info.numel) * max(1, itemsize(info.dtype)) for info in infos)
+    return max(min(plan.scratch.block, info.numel) * max(1, itemsize(info.dtype)) for info in infos)

@@ -74,7 +74,7 @@ def execute(
             one_torch_thread(),
         ):
             worker = Worker(plan, output, tally, allow_nonfinite, fold, there)
-            run_all(worker.do, units(plan, shards), plan.threads)
+            run_all(worker.do, units(plan, shards), plan.scratch.threads)
         report = tally.report(plan, out)
         report.resumed = len(done)
         if before:

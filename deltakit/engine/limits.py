@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 
 from deltakit.bracket import MOST_HELD
+from deltakit.engine.room import ROOMS
 from deltakit.errors import BadValue
 from deltakit.strategies._whole import MOST_TOGETHER
 
 DEFAULT_BLOCK = 1 << 19  # entries
+KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
 
@@ -25,20 +27,27 @@ class Limits:
     block: int | None = None
     memory: int | None = None
 
-    def settle(self, entry: int, largest: int, looked: int = 0, least: int = 0) -> tuple[int, int]:
+    def settle(
+        self,
+        entry: int,
+        largest: int,
+        looked: int = 0,
+        least: int = 0,
+        usual: int = DEFAULT_BLOCK,
+    ) -> tuple[int, int]:
         """Return threads and block size for a merge, or raise BadValue.
 
         `entry` is the scratch bytes that an entry of a block needs, `largest` the entries of the
         largest tensor, `looked` the bytes a thread holds while it looks at a whole tensor, `least`
         the entries that one block must hold: a whole tensor, or a row, of a strategy that needs
-        them.
+        them; `usual` those that it holds where nothing is said.
         """
         if self.threads is not None and self.threads < 1:
             raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
         if self.block is not None and self.block < 1:
             raise BadValue("the block size is not above 0", got=f"{self.block}")
         threads = self.threads or min(MOST_DEFAULT_THREADS, len(os.sched_getaffinity(0)))
-        block = self.block or DEFAULT_BLOCK
+        block = self.block or usual
         if self.memory is not None:
             block = min(block, self._fitting(self.memory, threads, entry, looked, least))
         block = min(block, max(DEFAULT_BLOCK, largest))
@@ -77,3 +86,12 @@ def entry_bytes(experts: int, whole: bool = False, wide: bool = False) -> int:
     """
     number = 8 if wide else 4
     return 8 + 8 + number * (4 * experts + 6) + whole * number * (2 * experts + 8)
+
+
+def kernel_entry_bytes(experts: int) -> int:
+    """Return the scratch bytes one entry of a block needs where the kernels do all.
+
+    Results on their way to the disk, and the values of sparse deltas; the rest is read a little at
+    a time.
+    """
+    return 4 * ROOMS + 4 * experts

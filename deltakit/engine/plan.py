@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from deltakit import kernels
-from deltakit.delta_source import is_merged
 from deltakit.dtypes import widened
 from deltakit.engine.aside import Heads
 from deltakit.engine.checks import Expert
 from deltakit.engine.groups import Group
 from deltakit.engine.keeping import Keeping
-from deltakit.engine.limits import entry_bytes
 from deltakit.engine.scores import scores_of
+from deltakit.engine.scratch import Scratch, for_kernels
+from deltakit.engine.shapes import output_info, row_length
 from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
 from deltakit.recipe import Effective, Recipe
@@ -49,9 +47,7 @@ class Plan:
     maps: Sequence[ImportanceMap]  # one a task, where the strategy needs them
     depths: Mapping[str, float] = field(repr=False)  # of each merged parameter, 0 to 1
     notes: Sequence[str]
-    threads: int
-    block: int  # entries
-    looked: int  # bytes a thread holds while it looks at a whole tensor
+    scratch: Scratch
     vocabulary: Matched | None = None  # of models whose tokenizers differ
     # Beside the weights: files that are not as the base's, None for one that is left out.
     files: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
@@ -83,28 +79,10 @@ class Plan:
         return base + changed + (self.keeping.bytes_before if self.keeping else 0)
 
     @property
-    def memory(self) -> int:
-        """Upper estimate of the scratch memory in bytes: what each thread's block and look need."""
-        whole = any(method.unit == "tensor" for g in self.groups for method in g.methods)
-        entry = entry_bytes(len(self.experts), whole, self.recipe.accumulate is not None)
-        entry += self.keeping.entry_bytes if self.keeping else 0
-        return self.threads * (self.block * entry + self.looked)
-
-    @property
     def for_kernels(self) -> bool:
-        """Whether nothing is seen that torch is needed for, which takes seconds to load.
-
-        What is not seen here (an adapter, an error) loads it where it is met.
-        """
-        stored = {self.base.infos[name].dtype for name in self.effective}
-        written = {self.output_info(name).dtype for name in self.effective}
-        return (
-            kernels.compiled is not None
-            and self.keeping is None
-            and self.recipe.accumulate is None
-            and stored | written <= kernels.DTYPES
-            and all(method.combines for group in self.groups for method in group.methods)
-        )
+        """Whether the kernels do all, so that torch need not be loaded, which takes seconds."""
+        infos = {name: self.base.infos[name] for name in self.effective}
+        return self.keeping is None and for_kernels(self.recipe, infos, self.groups, self.experts)
 
     @property
     def seconds(self) -> float:
@@ -118,7 +96,7 @@ class Plan:
                 shapes = [self.base.infos[name].shape for name in group.names]
                 factored = sum(m * n * min(m, n) for m, n in (s for s in shapes if len(s) == 2))
                 took += factored * len(self.experts) * _SVD_WORK / _SVD_RATE / _RATES["nothing"]
-        return took / self.threads
+        return took / self.scratch.threads
 
     def _bytes(self, names: Sequence[str]) -> int:
         """Return the bytes of some parameters in base, experts and output, about."""
@@ -137,14 +115,14 @@ class Plan:
     def step(self, name: str) -> int:
         """Return how many entries of a tensor are worked on at a time: as its strategy allows."""
         if name not in self.effective:
-            return self.block
+            return self.scratch.block
         unit, info = self.of(name).method.unit, self.base.infos[name]
         if unit == "element":
-            return self.block
+            return self.scratch.block
         if unit == "tensor":
             return max(1, info.numel)
         row = row_length(info)
-        return max(1, row, self.block // max(1, row) * row)
+        return max(1, row, self.scratch.block // max(1, row) * row)
 
     def scores(self, name: str) -> tuple[Tensor, ...]:
         """Return each task's importance of a parameter; 1 for all where no map scores it."""
@@ -156,13 +134,3 @@ class Plan:
     def working_dtype(self, name: str) -> str:
         """Return the dtype that a parameter's deltas are taken and summed in, F32 or F64."""
         return widened(self.recipe.accumulate or self.base.infos[name].dtype)
-
-
-def output_info(info: TensorInfo, dtype: str | None) -> TensorInfo:
-    """Return a tensor's dtype and shape in the output: integers keep theirs."""
-    return TensorInfo(dtype, info.shape) if dtype and is_merged(info) else info
-
-
-def row_length(info: TensorInfo) -> int:
-    """Return the entries that share the first index of a tensor; a vector is one row."""
-    return math.prod(info.shape[1:] if len(info.shape) > 1 else info.shape)

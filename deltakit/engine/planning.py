@@ -17,15 +17,16 @@ from deltakit.engine.checks import (
 )
 from deltakit.engine.groups import Group, make_groups
 from deltakit.engine.keeping import (
-    Keeping,
     check_before,
     check_streams,
     earlier_scores,
     plan_keeping,
 )
-from deltakit.engine.limits import Limits, entry_bytes, look_bytes
+from deltakit.engine.limits import Limits
 from deltakit.engine.maps import check_common, check_map, notes_on_maps, open_maps
-from deltakit.engine.plan import Plan, output_info, row_length
+from deltakit.engine.plan import Plan
+from deltakit.engine.scratch import settled
+from deltakit.engine.shapes import output_info
 from deltakit.engine.shards import make_shards
 from deltakit.engine.stacking import stacked
 from deltakit.engine.state import State
@@ -37,7 +38,6 @@ from deltakit.strategies import Scores, depths
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.quantised import refuse_scaled
-from deltakit.tensors.source import TensorSource
 
 
 def make_plan(
@@ -111,15 +111,7 @@ def make_plan(
     keeping = None
     if keep_state:
         keeping = plan_keeping(recipe, groups, effective, source.infos, maps, facts, before)
-    threads, block, looked = _settled(
-        groups,
-        effective,
-        source,
-        len(experts),
-        keeping,
-        limits or Limits(),
-        wide=recipe.accumulate is not None,
-    )
+    scratch = settled(limits or Limits(), recipe, groups, effective, source, experts, keeping)
     infos = {name: output_info(info, recipe.dtype) for name, info in source.infos.items()}
     return Plan(
         recipe=recipe,
@@ -135,9 +127,7 @@ def make_plan(
         maps=maps,
         depths=depths(source.infos),
         notes=notes,
-        threads=threads,
-        block=block,
-        looked=looked,
+        scratch=scratch,
         vocabulary=vocabulary,
         files=files,
         keeping=keeping,
@@ -160,30 +150,3 @@ def _facts(
                 own = (name for name in group.names if effective[name].method is method)
                 facts |= {name: found[name] for name in own if name in found}
     return facts
-
-
-def _settled(
-    groups: Sequence[Group],
-    effective: Mapping[str, Effective],
-    base: TensorSource,
-    experts: int,
-    keeping: Keeping | None,
-    limits: Limits,
-    wide: bool,
-) -> tuple[int, int, int]:
-    """Return threads, block size, and bytes a thread holds while it looks at a whole tensor."""
-    names = [name for group in groups for name in group.names]
-    every = [info.numel for info in base.infos.values()]
-    largest = max((base.infos[name].numel for name in names), default=max(every))
-    least, looked, whole = 0, 0, False
-    for name in names:
-        method, info = effective[name].method, base.infos[name]
-        if method.unit != "element":
-            least = max(least, row_length(info) if method.unit == "row" else info.numel)
-            whole |= method.unit == "tensor"
-        if method.looks != "nothing":
-            held = largest if method.looks == "model" else info.numel
-            looked = max(looked, look_bytes(held, experts))
-    entry = entry_bytes(experts, whole, wide) + (keeping.entry_bytes if keeping else 0)
-    threads, block = limits.settle(entry, largest, looked, least)
-    return threads, block, looked

@@ -67,7 +67,7 @@ class Worker:
         if buffers is None:
             plan = self._plan
             pins = self._device is not None and self._device.pins
-            buffers = Buffers(len(plan.experts), plan.block, self._room_bytes, pins=pins)
+            buffers = Buffers(len(plan.experts), plan.scratch.block, self._room_bytes, pins=pins)
             self._own.buffers = buffers
         return buffers
 

@@ -34,6 +34,7 @@ class MatchedDelta(DeltaSource):
     ) -> None:
         self.inner, self.label, self.seen = inner, inner.label, seen
         self._expert, self._tensors = expert, tensors
+        self.as_stored = inner.as_stored
 
     def check_base(self, base: TensorSource) -> list[str]:
         return self.inner.check_base(self.seen)

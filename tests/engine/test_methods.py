@@ -205,6 +205,6 @@ def test_memory_too_small_for_a_whole_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadValue, match="too few") as refusal:
         plan(tmp_path, "tsv", Limits(1, memory=1_000_000))
     needed = int(str(refusal.value).partition("at least ")[2].split()[0])
-    assert plan(tmp_path, "tsv", Limits(1, memory=needed)).memory <= needed
-    assert plan(tmp_path, "ties", Limits(1, memory=needed // 2)).block < 200_000
+    assert plan(tmp_path, "tsv", Limits(1, memory=needed)).scratch.nbytes <= needed
+    assert plan(tmp_path, "ties", Limits(1, memory=needed // 3)).scratch.block < 200_000
     assert plan(tmp_path, "della", Limits(1, 8)).step("w") == 500

@@ -217,7 +217,7 @@ def test_the_plan_counts_the_bytes_it_reads_and_writes(models):
 
 def test_memory_bounds_the_block_and_too_little_is_refused(models):
     small = plan(models, "average", Limits(threads=2, memory=2_000_000))
-    assert small.memory <= 2_000_000
+    assert small.scratch.nbytes <= 2_000_000
     with pytest.raises(BadValue, match=r"too few for 2 threads[\s\S]*at least"):
         plan(models, "average", Limits(threads=2, memory=1000))
 
@@ -286,11 +286,11 @@ def test_a_tensor_no_task_changes_must_fit_the_output_dtype(tmp_path):
 
 def test_what_a_look_holds_counts_as_memory(models):
     looking, blind = plan(models, "ties", Limits(1)), plan(models, "average", Limits(1))
-    assert looking.memory > blind.memory
+    assert looking.scratch.nbytes > blind.scratch.nbytes
 
 
 def test_no_block_is_larger_than_it_can_be_of_use(models):
-    assert plan(models, "average", Limits(1, 1 << 44)).block <= 1 << 19
+    assert plan(models, "average", Limits(1, 1 << 44)).scratch.block <= 1 << 21
 
 
 def test_maps_of_other_tasks_and_of_two_scores_are_told(models, tmp_path):

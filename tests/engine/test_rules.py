@@ -187,7 +187,7 @@ def test_a_plan_tells_how_each_tensor_is_merged(models: Path) -> None:
     assert type(made.of(ATTN[0]).method.strategy).__name__ == "Tsv"
     assert type(made.of(MLP[0]).method.strategy).__name__ == "Ties"
     assert made.step(ATTN[0]) == 36
-    assert made.step(MLP[0]) == made.block
+    assert made.step(MLP[0]) == made.scratch.block
 
 
 def test_rules_that_need_maps_of_two_kinds_are_refused(models: Path) -> None:

@@ -1,0 +1,97 @@
+"""How much memory a merge works in: so many threads, each with so large a block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deltakit import kernels
+from deltakit.engine.checks import Expert
+from deltakit.engine.groups import Group
+from deltakit.engine.keeping import Keeping
+from deltakit.engine.limits import (
+    DEFAULT_BLOCK,
+    KERNEL_BLOCK,
+    Limits,
+    entry_bytes,
+    kernel_entry_bytes,
+    look_bytes,
+)
+from deltakit.engine.shapes import output_info, row_length
+from deltakit.recipe import Effective, Recipe
+from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.source import TensorSource
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Threads, and the scratch memory of each.
+
+    >>> Scratch(threads=2, block=1 << 19, entry=28, looked=0).nbytes
+    29360128
+    """
+
+    threads: int
+    block: int  # entries
+    entry: int  # bytes an entry of a block needs
+    looked: int  # bytes held while a whole tensor is looked at
+
+    @property
+    def nbytes(self) -> int:
+        """Upper estimate of all of it."""
+        return self.threads * (self.block * self.entry + self.looked)
+
+
+def for_kernels(
+    recipe: Recipe,
+    infos: Mapping[str, TensorInfo],
+    groups: Sequence[Group],
+    experts: Sequence[Expert],
+) -> bool:
+    """Tell whether nothing is seen that torch is needed for, which takes seconds to load.
+
+    `infos` are those of the merged parameters. What is not seen here (an error) loads it where it
+    is met.
+    """
+    written = {output_info(info, recipe.dtype).dtype for info in infos.values()}
+    return (
+        kernels.compiled is not None
+        and recipe.accumulate is None
+        and written.union(info.dtype for info in infos.values()) <= kernels.DTYPES
+        and all(method.combines for group in groups for method in group.methods)
+        and all(expert.source.as_stored for expert in experts)
+    )
+
+
+def settled(
+    limits: Limits,
+    recipe: Recipe,
+    groups: Sequence[Group],
+    effective: Mapping[str, Effective],
+    base: TensorSource,
+    experts: Sequence[Expert],
+    keeping: Keeping | None,
+) -> Scratch:
+    """Return what the limits leave for a merge; raises BadValue where that is too little."""
+    infos = {name: base.infos[name] for group in groups for name in group.names}
+    every = [info.numel for info in base.infos.values()]
+    largest = max((info.numel for info in infos.values()), default=max(every))
+    least, looked, whole = 0, 0, False
+    for name, info in infos.items():
+        method = effective[name].method
+        if method.unit != "element":
+            least = max(least, row_length(info) if method.unit == "row" else info.numel)
+            whole |= method.unit == "tensor"
+        if method.looks != "nothing":
+            held = largest if method.looks == "model" else info.numel
+            looked = max(looked, look_bytes(held, len(experts)))
+    if keeping is None and for_kernels(recipe, infos, groups, experts):
+        entry, usual = kernel_entry_bytes(len(experts)), KERNEL_BLOCK
+    else:
+        entry, usual = (
+            entry_bytes(len(experts), whole, recipe.accumulate is not None),
+            DEFAULT_BLOCK,
+        )
+        entry += keeping.entry_bytes if keeping else 0
+    threads, block = limits.settle(entry, largest, looked, least, usual)
+    return Scratch(threads, block, entry, looked)
