@@ -107,13 +107,16 @@ class Bracket:
         """Return the pattern of the `wanted`-th largest, and the last index kept if not all are."""
         import numpy as np
 
-        values = np.concatenate(self._values)
-        pattern = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
-        level = np.flatnonzero(values == pattern)
-        wanted -= int(np.count_nonzero(values > pattern))
-        if wanted == len(level):
+        if self.low == self.high:
+            pattern, at, level = self.low, wanted - 1, self._inside
+        else:
+            values = np.concatenate(self._values)
+            pattern = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
+            places = np.flatnonzero(values == pattern)
+            wanted -= int(np.count_nonzero(values > pattern))
+            at, level = int(places[wanted - 1]), len(places)
+        if wanted == level:
             return pattern, None
-        at = int(level[wanted - 1])
         for start, places in self._places:
             if at < len(places):
                 return pattern, start + int(places[at])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
 _LAZY_BLOCK = 1 << 20  # what is not computed may be long
-_PLACES, _APART = (8, 64), 1 << 20  # of a sample: fewest and most, and as far apart as that
+_PLACES, _APART = (8, 64), 1 << 21  # of a sample: fewest and most, and as far apart as that
 _STRETCH, _SHARE = (2048, 16384), 256  # entries at each: fewest and most, and such a part of all
 
 

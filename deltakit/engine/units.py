@@ -10,6 +10,8 @@ from deltakit.engine.plan import Plan
 from deltakit.engine.shards import Shard
 from deltakit.tensors.writer import layout
 
+_AHEAD = 3  # parameters: of different sizes, so that one look may take as long as several others
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -32,17 +34,17 @@ class Look:
 def units(plan: Plan, shards: Sequence[Shard]) -> Iterator[Unit | Look]:
     """Yield every unit of some shards of a plan, shard after shard, in file order.
 
-    Looks come one parameter ahead of the units that need them, so that a thread that finds the
-    last look of a parameter still going on has the next parameter's to do, and need not wait.
+    Looks come some parameters ahead of the units that need them, so that a thread that finds the
+    last look of a parameter still going on has the next parameters' to do, and need not wait.
     """
     tensors = [(name, info) for shard in shards for name, info in layout(shard.infos)]
     looks = [list(_looks(plan, name)) for name, _ in tensors]
     for number, group in enumerate(plan.groups):
         if any(method.looks == "model" for method in group.methods):
             yield from (Look(None, number, expert) for expert in range(len(plan.experts)))
-    yield from chain.from_iterable(looks[:1])
+    yield from chain.from_iterable(looks[:_AHEAD])
     for number, (name, info) in enumerate(tensors):
-        yield from chain.from_iterable(looks[number + 1 : number + 2])
+        yield from chain.from_iterable(looks[number + _AHEAD : number + _AHEAD + 1])
         step = plan.step(name)
         for start in range(0, max(1, info.numel), step):
             yield Unit(name, start, min(start + step, info.numel))

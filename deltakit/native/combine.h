@@ -5,7 +5,7 @@
 
 #include "delta.h"
 
-enum { LANES = 64, OFTEN = 1 << 12 }; /* entries squared in float32 before float64 takes over */
+enum { LANES = 64 };
 
 /* LANES entries at a time, and what is left: `lane` is where among them, `i` where in the chunk */
 #define BY_LANES(count, ...)                                                                       \

@@ -23,7 +23,7 @@ INLINE uint64_t splitmix(uint64_t key, uint64_t index)
 }
 
 #if defined(BY_HAND)
-enum { WORDS = CHUNK / 64 };
+enum { WORDS = OFTEN / 64 }; /* at a time: words that are waited for are few among many */
 
 /* words number `word` .. `word` + 7 of the stream: a byte for each of 64 entries */
 BY_HAND static inline __m512i splitmix_8(uint64_t key, uint64_t word)
@@ -41,34 +41,40 @@ BY_HAND static inline __m512i splitmix_8(uint64_t key, uint64_t word)
     return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
 }
 
-/* bits of entries at .. at + CHUNK of the slice */
-BY_HAND static void draw_words(const Draws *draws, Py_ssize_t at, uint64_t kept[WORDS])
+/* bits of `count` entries from `at` of the slice on, up to OFTEN, and what comes of a last word */
+BY_HAND static void draw_words(const Draws *draws, Py_ssize_t at, Py_ssize_t count,
+                               uint64_t kept[WORDS])
 {
     const uint64_t index = draws->start + (uint64_t)at, first = index / 8;
-    const int skip = (int)(index % 8), words = skip ? WORDS + 1 : WORDS;
+    const int skip = (int)(index % 8), words = (int)((count + 63) / 64);
     const __m512i whole = _mm512_set1_epi8((char)draws->whole);
-    uint64_t below[WORDS + 1], level[WORDS + 1]; /* of entries from 8 * first on */
-    for (int i = 0; i < words; i++) {
+    uint64_t below[WORDS + 1] = {0}; /* of entries from 8 * first on */
+    uint16_t level[OFTEN + 64 + 2]; /* which of them are level with `whole` */
+    int levels = 0;
+    for (int i = 0; i < words + (skip > 0); i++) {
         __m512i bytes = splitmix_8(draws->key, first + 8 * (uint64_t)i);
         below[i] = _mm512_cmplt_epu8_mask(bytes, whole);
-        level[i] = draws->limit ? _mm512_cmpeq_epu8_mask(bytes, whole) : 0;
-    }
-    for (int i = 0; i < words; i++) /* after all are drawn: a branch that is missed waits for one */
-        for (; level[i]; level[i] &= level[i] - 1) {
-            uint64_t bit = (uint64_t)lowest_bit(level[i]), entry = 8 * first + 64 * (uint64_t)i + bit;
-            uint64_t under = splitmix(draws->level_key, entry) >> 11 < draws->limit;
-            below[i] |= under << bit;
+        uint64_t set = draws->limit ? _mm512_cmpeq_epu8_mask(bytes, whole) : 0;
+        for (int twice = 0; twice < 2; twice++, set &= set - 1) { /* without a branch to be missed */
+            level[levels] = (uint16_t)(64 * i + __builtin_ctzll(set | 1ull << 63));
+            levels += set != 0;
         }
-    for (int i = 0; i < WORDS; i++)
+        for (; set; set &= set - 1) level[levels++] = (uint16_t)(64 * i + lowest_bit(set));
+    }
+    for (int i = 0; i < levels; i++) {
+        uint64_t word = splitmix(draws->level_key, 8 * first + level[i]);
+        below[level[i] / 64] |= (uint64_t)(word >> 11 < draws->limit) << level[i] % 64;
+    }
+    for (int i = 0; i < words; i++)
         kept[i] = skip ? below[i] >> skip | below[i + 1] << (64 - skip) : below[i];
 }
 
 BY_HAND static void draw_bits_by_hand(const Draws *draws, Py_ssize_t n, uint8_t *bits)
 {
     uint64_t words[WORDS];
-    for (Py_ssize_t at = 0; at < n; at += CHUNK) {
-        Py_ssize_t count = n - at < CHUNK ? n - at : CHUNK;
-        draw_words(draws, at, words);
+    for (Py_ssize_t at = 0; at < n; at += OFTEN) {
+        Py_ssize_t count = n - at < OFTEN ? n - at : OFTEN;
+        draw_words(draws, at, count, words);
         if (count % 64) words[count / 64] &= ((uint64_t)1 << count % 64) - 1;
         memcpy(bits + at / 8, words, (size_t)(count + 7) / 8);
     }
@@ -77,7 +83,7 @@ BY_HAND static void draw_bits_by_hand(const Draws *draws, Py_ssize_t n, uint8_t 
 BY_HAND static void draw_by_hand(const Draws *draws, Py_ssize_t at, Py_ssize_t count, uint8_t *kept)
 {
     uint64_t words[WORDS];
-    draw_words(draws, at, words);
+    draw_words(draws, at, count, words);
     for (int i = 0; 64 * i < count; i++) {
         uint64_t among = count - 64 * i < 64 ? ((uint64_t)1 << (count - 64 * i)) - 1 : ~(uint64_t)0;
         _mm512_mask_storeu_epi8(kept + 64 * i, among, _mm512_maskz_set1_epi8(words[i], 1));

@@ -35,6 +35,7 @@ static int what_fits(void)
 
 enum { F32, BF16, F16 };
 enum { CHUNK = 256 }; /* entries worked on at a time, which stay next to the processor */
+enum { OFTEN = 1 << 12 }; /* entries squared in float32 before float64 takes over */
 
 /* whole chunks, whose loops have a length the compiler knows, and what is left */
 #define CHUNKS(n, ...)                                                                             \

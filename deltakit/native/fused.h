@@ -179,14 +179,13 @@ FUSED INLINE void fuse_32(Run *run, const Py_ssize_t k, const Kind kind, const i
     _mm512_storeu_si512(run->out + at, out);
 }
 
-/* bits of entries at .. at + CHUNK of the run: those kept or stored */
-FUSED INLINE void bits_of(const Run *run, const Delta *delta, const Kind kind, Py_ssize_t at,
-                          uint64_t words[WORDS])
+/* a bit for each entry of the run: those kept or stored */
+FUSED INLINE void bits_of(const Run *run, const Delta *delta, const Kind kind, uint64_t *words)
 {
-    if (kind == DRAWN) draw_words(&delta->drawn, run->from + at, words);
+    if (kind == DRAWN) draw_words(&delta->drawn, run->from, run->n, words);
     if (kind == SPARSE)
-        for (Py_ssize_t i = 0; i < WORDS && at + 64 * i < run->n; i++)
-            words[i] = bits_from(delta->bits, delta->skip + run->from + at + 64 * i, 64);
+        for (Py_ssize_t at = 0; at < run->n; at += 64)
+            words[at / 64] = bits_from(delta->bits, delta->skip + run->from + at, 64);
 }
 
 FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const int elects,
@@ -196,13 +195,12 @@ FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const 
     Run own = *run; /* which nothing else can point to: the compiler may keep it in registers */
     Sums up;
     memset(&up, 0, sizeof up);
+    for (Py_ssize_t r = 0; r < k; r++) bits_of(run, run->rows[r].delta, kind, words[r]);
     for (Py_ssize_t at = 0; at < own.n; at += LANES) {
-        const Py_ssize_t word = at / 64 % WORDS;
         uint32_t bits[LANES / 32][MOST_FUSED];
         for (Py_ssize_t r = 0; r < k && kind != TRIMMED; r++) {
-            if (word == 0) bits_of(&own, own.rows[r].delta, kind, at, words[r]);
-            bits[0][r] = (uint32_t)words[r][word];
-            bits[1][r] = (uint32_t)(words[r][word] >> 32);
+            bits[0][r] = (uint32_t)words[r][at / 64];
+            bits[1][r] = (uint32_t)(words[r][at / 64] >> 32);
         }
         fuse_32(&own, k, kind, elects, units, at, bits[0], 0, &up);
         fuse_32(&own, k, kind, elects, units, at + 32, bits[1], 1, &up);

@@ -36,39 +36,46 @@ INLINE void magnitudes(Delta *delta, Py_ssize_t from, Py_ssize_t at, Py_ssize_t 
 }
 
 #if defined(BY_HAND)
-/* the same of bfloat16 minus bfloat16, 32 entries at a time */
-FUSED static void bracket_fused(const Delta *delta, Py_ssize_t from, Py_ssize_t n,
-                                      const char *base, Bracket *found)
+/* the same of bfloat16 minus bfloat16, of up to OFTEN entries, a multiple of 32 */
+FUSED static void bracket_fused(const uint16_t *half, const uint16_t *other, Py_ssize_t from,
+                                Py_ssize_t n, Bracket *found)
 {
     const __m512i low = _mm512_set1_epi32(found->low), high = _mm512_set1_epi32(found->high);
     const __m512i width = _mm512_sub_epi32(high, low), one = _mm512_set1_epi32(1);
-    const uint16_t *half = (const uint16_t *)delta->stored, *other = (const uint16_t *)base;
-    int32_t *values = found->values, *places = found->places;
-    Py_ssize_t inside = found->inside;
-    __m512i above = _mm512_setzero_si512();
+    __m512i above = _mm512_setzero_si512(), numbers = _mm512_setzero_si512();
+    uint16_t at_hand[OFTEN + 32]; /* where those inside are */
+    Py_ssize_t inside = 0;
+    for (int i = 1; i < 32; i++)
+        numbers = _mm512_mask_add_epi16(numbers, ~0u << i, numbers, _mm512_set1_epi16(1));
     for (Py_ssize_t at = 0; at < n; at += 32) {
         const __m512i x = _mm512_loadu_si512(half + at), b = _mm512_loadu_si512(other + at);
-        __m512i bits[2];
         __mmask16 between[2];
         for (int odd = 0; odd < 2; odd++) {
             __m512 y = _mm512_sub_ps(widened_16(x, odd), widened_16(b, odd));
-            bits[odd] = _mm512_castps_si512(_mm512_abs_ps(y));
-            above = _mm512_mask_add_epi32(above, _mm512_cmpgt_epi32_mask(bits[odd], high), above, one);
-            between[odd] = _mm512_cmple_epu32_mask(_mm512_sub_epi32(bits[odd], low), width);
+            __m512i bits = _mm512_castps_si512(_mm512_abs_ps(y));
+            above = _mm512_mask_add_epi32(above, _mm512_cmpgt_epi32_mask(bits, high), above, one);
+            between[odd] = _mm512_cmple_epu32_mask(_mm512_sub_epi32(bits, low), width);
         }
-        if (!(between[0] | between[1])) continue;
-        int32_t found_32[2][16];
-        _mm512_storeu_si512(found_32[0], bits[0]);
-        _mm512_storeu_si512(found_32[1], bits[1]);
         uint32_t set = _pdep_u32(between[0], 0x55555555u) | _pdep_u32(between[1], 0xaaaaaaaau);
-        for (; set; set &= set - 1) {
-            const int i = lowest_bit(set);
-            values[inside] = found_32[i % 2][i / 2];
-            places[inside++] = (int32_t)(from + at + i);
-        }
+        _mm512_storeu_si512(at_hand + inside, _mm512_maskz_compress_epi16(set, numbers));
+        inside += __builtin_popcount(set); /* written always, kept where it counts */
+        numbers = _mm512_add_epi16(numbers, _mm512_set1_epi16(32));
     }
-    found->inside = inside;
+    for (Py_ssize_t i = 0; i < inside; i++) {
+        const int at = at_hand[i];
+        const float x = from_bf16(half[at]) - from_bf16(other[at]);
+        found->values[found->inside] = (int32_t)(as_bits(x) & 0x7fffffff);
+        found->places[found->inside++] = (int32_t)(from + at);
+    }
     found->above += _mm512_reduce_add_epi32(above);
+}
+
+static void bracket_by_hand(const Delta *delta, Py_ssize_t from, Py_ssize_t n, const char *base,
+                            Bracket *found)
+{
+    const uint16_t *half = (const uint16_t *)delta->stored, *other = (const uint16_t *)base;
+    for (Py_ssize_t at = 0; at < n; at += OFTEN)
+        bracket_fused(half + at, other + at, from + at, n - at < OFTEN ? n - at : OFTEN, found);
 }
 #endif
 
@@ -114,7 +121,7 @@ static int bracket_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Values *
             const int dtype = base ? base->dtype : F32;
 #if defined(BY_HAND)
             if (by_hand == 2 && count % 32 == 0 && is_difference(deltas + r, dtype)) {
-                bracket_fused(deltas + r, at, count, base_at, found + r);
+                bracket_by_hand(deltas + r, at, count, base_at, found + r);
                 continue;
             }
 #endif

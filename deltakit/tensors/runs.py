@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK = 1 << 16  # entries between two remembered counts
-_RUN = 16 * CHUNK  # entries whose bits are read or drawn at a time
+_RUN = 32 * CHUNK  # entries whose bits are read or drawn at a time
 _REMEMBERED = 8  # runs
 
 
