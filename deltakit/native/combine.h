@@ -49,13 +49,14 @@ INLINE void square(Squares *squares, const float *restrict x, Py_ssize_t count)
     memcpy(squares->lanes, lanes, sizeof lanes);
 }
 
-static void settle(Squares *squares, Py_ssize_t count)
+WIDE static void settle(Squares *squares, Py_ssize_t count)
 {
-    for (int i = 0; i < LANES; i++) /* all sums at once: each waits for its own last addition */
-        for (Squares *each = squares; each < squares + count; each++) {
-            each->sum += each->lanes[i];
-            each->lanes[i] = 0.0f;
-        }
+    for (Squares *each = squares; each < squares + count; each++) {
+        double sums[8] = {0};
+        for (int lane = 0; lane < LANES; lane++) sums[lane % 8] += each->lanes[lane];
+        for (int i = 0; i < 8; i++) each->sum += sums[i];
+        memset(each->lanes, 0, sizeof each->lanes);
+    }
 }
 
 /* What most deltas are, bfloat16 minus a base: every step in one loop. 0 where it is another. */

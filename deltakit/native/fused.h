@@ -22,9 +22,7 @@ typedef enum { TRIMMED, DRAWN, SPARSE } Kind;
 
 /* What is done to a delta, and where its next values are. */
 typedef struct {
-    const Delta *delta;
     const uint16_t *stored;
-    Py_ssize_t left;            /* values, where they stand by bits */
     float threshold, kept_over; /* what is trimmed, and the divisor of what is kept at random */
     float weight, vote, divisor;
 } Row;
@@ -35,6 +33,7 @@ typedef struct {
     Py_ssize_t from, n; /* where in the slice, and how many: a multiple of LANES */
     const uint16_t *base;
     uint16_t *out;
+    const uint64_t (*words)[WORDS]; /* of each delta a bit for each entry: those kept or stored */
     int minus_base, divides;
     int halves; /* whether divisors are so small that powers of two have reciprocals */
     float divisor;
@@ -141,15 +140,11 @@ FUSED INLINE __m512i result_16(const Run *run, __m512 merged, __m512 b, __m512 *
     return rounded_16(_mm512_mask_add_ps(b, moved, b, merged));
 }
 
-/* the next of a sparse delta's values where bits are set, 0 elsewhere */
+/* the next of a sparse delta's values where bits are set, 0 elsewhere; 32 are there to be read */
 FUSED INLINE __m512i next_32(Row *row, uint32_t bits)
 {
-    const Py_ssize_t left = row->left < 0 ? 0 : row->left;
-    const uint32_t there = left < 32 ? (1u << left) - 1 : 0xffffffffu;
-    const __m512i values = _mm512_maskz_loadu_epi16(there, row->stored);
-    const int count = __builtin_popcount(bits);
-    row->stored += count;
-    row->left -= count; /* below 0 where values are too few: told at the end */
+    const __m512i values = _mm512_loadu_si512(row->stored);
+    row->stored += __builtin_popcount(bits);
     return _mm512_maskz_expand_epi16(bits, values);
 }
 
@@ -179,28 +174,17 @@ FUSED INLINE void fuse_32(Run *run, const Py_ssize_t k, const Kind kind, const i
     _mm512_storeu_si512(run->out + at, out);
 }
 
-/* a bit for each entry of the run: those kept or stored */
-FUSED INLINE void bits_of(const Run *run, const Delta *delta, const Kind kind, uint64_t *words)
-{
-    if (kind == DRAWN) draw_words(&delta->drawn, run->from, run->n, words);
-    if (kind == SPARSE)
-        for (Py_ssize_t at = 0; at < run->n; at += 64)
-            words[at / 64] = bits_from(delta->bits, delta->skip + run->from + at, 64);
-}
-
 FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const int elects,
                            const int units, Sums *sums)
 {
-    uint64_t words[MOST_FUSED][WORDS];
     Run own = *run; /* which nothing else can point to: the compiler may keep it in registers */
     Sums up;
     memset(&up, 0, sizeof up);
-    for (Py_ssize_t r = 0; r < k; r++) bits_of(run, run->rows[r].delta, kind, words[r]);
     for (Py_ssize_t at = 0; at < own.n; at += LANES) {
         uint32_t bits[LANES / 32][MOST_FUSED];
         for (Py_ssize_t r = 0; r < k && kind != TRIMMED; r++) {
-            bits[0][r] = (uint32_t)words[r][at / 64];
-            bits[1][r] = (uint32_t)(words[r][at / 64] >> 32);
+            bits[0][r] = (uint32_t)own.words[r][at / 64];
+            bits[1][r] = (uint32_t)(own.words[r][at / 64] >> 32);
         }
         fuse_32(&own, k, kind, elects, units, at, bits[0], 0, &up);
         fuse_32(&own, k, kind, elects, units, at + 32, bits[1], 1, &up);
@@ -245,7 +229,7 @@ static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Ru
         if (own != TRIMMED && delta->trims) return -1;
         if (own == SPARSE && (delta->minus_base || delta->draws)) return -1;
         if (delta->trims && 0 < ties && ties < run->n) return -1;
-        *row = (Row){.delta = delta, .stored = (const uint16_t *)delta->stored, .left = delta->left};
+        *row = (Row){.stored = (const uint16_t *)delta->stored};
         row->threshold = !delta->trims ? -1.0f : ties > 0 ? delta->below : delta->threshold;
         row->kept_over = delta->divisor;
         row->weight = formula->weights[r];
@@ -257,6 +241,19 @@ static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Ru
     }
     run->halves = mass < 0x1p100f;
     return kind;
+}
+
+/* a bit for each entry of the run: those kept or stored; 0 where there are too few values left to
+ * read them 32 at a time */
+FUSED static int bits_of(const Run *run, const Delta *delta, int kind, uint64_t *words)
+{
+    Py_ssize_t set = 0;
+    if (kind == DRAWN) draw_words(&delta->drawn, run->from, run->n, words);
+    for (Py_ssize_t at = 0; kind == SPARSE && at < run->n; at += 64) {
+        words[at / 64] = bits_from(delta->bits, delta->skip + run->from + at, 64);
+        set += __builtin_popcountll(words[at / 64]);
+    }
+    return kind != SPARSE || delta->left - set >= 32;
 }
 
 static int all_units(const Formula *formula, Py_ssize_t k)
@@ -294,7 +291,8 @@ FUSED static int take_over(const Sums *sums, Py_ssize_t k, Squares *squares, Tar
 static int fuse(Delta *deltas, Py_ssize_t k, Py_ssize_t from, Py_ssize_t n, const Formula *formula,
                 const char *base, int base_dtype, Squares *squares, Target *out)
 {
-    Run run = {.from = from, .n = n, .base = (const uint16_t *)base,
+    uint64_t words[MOST_FUSED][WORDS];
+    Run run = {.from = from, .n = n, .words = words, .base = (const uint16_t *)base,
                .out = (uint16_t *)out->memory + from, .divides = formula->divides,
                .divisor = formula->divisor, .factors = formula->factors,
                .n_factors = formula->n_factors};
@@ -304,11 +302,14 @@ static int fuse(Delta *deltas, Py_ssize_t k, Py_ssize_t from, Py_ssize_t n, cons
         return 0;
     if (!out->adds || out->dtype != BF16 || formula->by_count || formula->carries_on) return 0;
     if ((kind = rows_of(deltas, k, formula, &run)) < 0) return 0;
+    for (Py_ssize_t r = 0; r < k; r++)
+        if (!bits_of(&run, deltas + r, kind, words[r])) return 0;
     fuses[kind][formula->elects][all_units(formula, k)](&run, k, &sums);
     if (!take_over(&sums, k, squares, out)) return 0;
     for (Py_ssize_t r = 0; kind == SPARSE && r < k; r++) {
+        const uint16_t *before = (const uint16_t *)deltas[r].stored;
+        deltas[r].left -= run.rows[r].stored - before;
         deltas[r].stored = (const char *)run.rows[r].stored;
-        deltas[r].left = run.rows[r].left;
     }
     return 1;
 }
