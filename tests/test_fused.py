@@ -64,7 +64,9 @@ MERGES: dict[str, Merge] = {
     "elected": lambda d: Combination.elected(d, [1.0] * len(d)),
     "elected, weighted": lambda d: Combination.elected(d, [0.3 + i for i in range(len(d))]),
     "sum of the winners": lambda d: Combination(d, Formula([2.0] * len(d), votes=[1.0] * len(d))),
-    "divided by large weights": lambda d: Combination.elected(d, [2.0**127] * len(d)),
+    "over large divisors": lambda d: Combination(
+        d, Formula([1.0] * len(d), votes=[1.0] * len(d), divisors=[2.0**127] * len(d))
+    ),
     "chain": lambda d: Combination.chain(d, [0.5] * len(d)),
 }
 
