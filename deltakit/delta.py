@@ -49,8 +49,8 @@ class Delta(DeltaSource):
         self.role: Role = "add" if role == "add" else "replace"
         self.task = metadata.get("task", "")
         self.base = ModelTable.parse(metadata, "base_tensors")
-        # What the fine-tuned model is: told for replace, the base's own names for add.
         self.as_stored = self.role == "add"
+        # What the fine-tuned model is: told for replace, the base's own names for add.
         self.new = ModelTable.parse(metadata, "new_tensors") if role == "replace" else self.base
         self.recipe: dict[str, str] = parse(metadata, "recipe", dict[str, str])
         self.exact = metadata.get("exact") == "true"

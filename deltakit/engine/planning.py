@@ -16,12 +16,7 @@ from deltakit.engine.checks import (
     named_bases,
 )
 from deltakit.engine.groups import Group, make_groups
-from deltakit.engine.keeping import (
-    check_before,
-    check_streams,
-    earlier_scores,
-    plan_keeping,
-)
+from deltakit.engine.keeping import check_before, check_streams, earlier_scores, plan_keeping
 from deltakit.engine.limits import Limits
 from deltakit.engine.maps import check_common, check_map, notes_on_maps, open_maps
 from deltakit.engine.plan import Plan

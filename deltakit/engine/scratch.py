@@ -88,10 +88,8 @@ def settled(
     if keeping is None and for_kernels(recipe, infos, groups, experts):
         entry, usual = kernel_entry_bytes(len(experts)), KERNEL_BLOCK
     else:
-        entry, usual = (
-            entry_bytes(len(experts), whole, recipe.accumulate is not None),
-            DEFAULT_BLOCK,
-        )
+        usual = DEFAULT_BLOCK
+        entry = entry_bytes(len(experts), whole, recipe.accumulate is not None)
         entry += keeping.entry_bytes if keeping else 0
     threads, block = limits.settle(entry, largest, looked, least, usual)
     return Scratch(threads, block, entry, looked)

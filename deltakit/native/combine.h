@@ -191,8 +191,8 @@ INLINE void finish(const char *base, int base_dtype, const float *restrict b, Py
     memcpy(out->other, other, sizeof other);
 }
 
-/* One run, up to OFTEN entries, which begins at `from` of the slice. squares: k + 1, the last the sum's own, or
- * NULL. */
+/* One run, up to OFTEN entries, which begins at `from` of the slice. squares: k + 1, the last the
+ * sum's own, or NULL. */
 WIDE static void combine(Delta *deltas, Py_ssize_t k, Py_ssize_t from, Py_ssize_t n,
                          const Formula *formula, const char *base, int base_dtype,
                          Squares *squares, float *rows, Target *out)

@@ -32,7 +32,7 @@ static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Ru
         mass += row->divisor;
         kind = own;
     }
-    run->halves = mass < 0x1p100f;
+    run->inverts = mass < 0x1p100f;
     return kind;
 }
 

@@ -244,8 +244,8 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(bracket), METHOD(draw_bits),
-    METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
+    METHOD(combine), METHOD(bracket), METHOD(draw_bits), METHOD(scatter), METHOD(by_hand),
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,

@@ -36,14 +36,14 @@ INLINE void magnitudes(Delta *delta, Py_ssize_t from, Py_ssize_t at, Py_ssize_t 
 }
 
 #if defined(BY_HAND)
-/* the same of bfloat16 minus bfloat16, of up to OFTEN entries, a multiple of 32 */
+/* bracket() of bfloat16 minus bfloat16, of up to OFTEN entries, a multiple of 32 */
 FUSED static void bracket_fused(const uint16_t *half, const uint16_t *other, Py_ssize_t from,
                                 Py_ssize_t n, Bracket *found)
 {
     const __m512i low = _mm512_set1_epi32(found->low), high = _mm512_set1_epi32(found->high);
     const __m512i width = _mm512_sub_epi32(high, low), one = _mm512_set1_epi32(1);
     __m512i above = _mm512_setzero_si512(), numbers = _mm512_setzero_si512();
-    uint16_t at_hand[OFTEN + 32]; /* where those inside are */
+    uint16_t in_run[OFTEN + 32]; /* where those inside are */
     Py_ssize_t inside = 0;
     for (int i = 1; i < 32; i++)
         numbers = _mm512_mask_add_epi16(numbers, ~0u << i, numbers, _mm512_set1_epi16(1));
@@ -57,12 +57,12 @@ FUSED static void bracket_fused(const uint16_t *half, const uint16_t *other, Py_
             between[odd] = _mm512_cmple_epu32_mask(_mm512_sub_epi32(bits, low), width);
         }
         uint32_t set = _pdep_u32(between[0], 0x55555555u) | _pdep_u32(between[1], 0xaaaaaaaau);
-        _mm512_storeu_si512(at_hand + inside, _mm512_maskz_compress_epi16(set, numbers));
+        _mm512_storeu_si512(in_run + inside, _mm512_maskz_compress_epi16(set, numbers));
         inside += __builtin_popcount(set); /* written always, kept where it counts */
         numbers = _mm512_add_epi16(numbers, _mm512_set1_epi16(32));
     }
     for (Py_ssize_t i = 0; i < inside; i++) {
-        const int at = at_hand[i];
+        const int at = in_run[i];
         const float x = from_bf16(half[at]) - from_bf16(other[at]);
         found->values[found->inside] = (int32_t)(as_bits(x) & 0x7fffffff);
         found->places[found->inside++] = (int32_t)(from + at);

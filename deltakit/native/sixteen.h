@@ -35,7 +35,7 @@ typedef struct {
     uint16_t *out;
     const uint64_t (*words)[WORDS]; /* of each delta a bit for each entry: those kept or stored */
     int minus_base, divides;
-    int halves; /* whether divisors are so small that powers of two have reciprocals */
+    int inverts; /* whether divisors are so small that powers of two have reciprocals */
     float divisor;
     const float *factors;
     Py_ssize_t n_factors;
@@ -64,10 +64,10 @@ FUSED INLINE __m512i rounded_16(__m512 x)
 }
 
 /* over the divisors: where these are powers of two, times their reciprocals, which are exact */
-FUSED INLINE __m512 divided(__m512 sum, __m512 mass, int halves)
+FUSED INLINE __m512 divided(__m512 sum, __m512 mass, int inverts)
 {
     const __m512i bits = _mm512_castps_si512(mass = _mm512_max_ps(mass, _mm512_set1_ps(0x1p-126f)));
-    if (!halves || _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x7fffff)))
+    if (!inverts || _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x7fffff)))
         return _mm512_div_ps(sum, mass);
     const __m512i reciprocal = _mm512_sub_epi32(_mm512_set1_epi32(0x7f000000), bits);
     return _mm512_mul_ps(sum, _mm512_castsi512_ps(reciprocal));
@@ -124,7 +124,7 @@ FUSED INLINE __m512 merged_16(const Run *run, const Py_ssize_t k, const Kind kin
             mass = _mm512_mask_add_ps(mass, wins, mass, divisor);
         }
     }
-    if (run->divides) sum = divided(sum, mass, run->halves);
+    if (run->divides) sum = divided(sum, mass, run->inverts);
     return _mm512_mul_ps(sum, sign);
 }
 
