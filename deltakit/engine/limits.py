@@ -89,9 +89,10 @@ def entry_bytes(experts: int, whole: bool = False, wide: bool = False) -> int:
 
 
 def kernel_entry_bytes(experts: int) -> int:
-    """Return the scratch bytes one entry of a block needs where the kernels do all.
+    """Return the scratch bytes one entry of a block needs at most where the kernels do all.
 
-    Results on their way to the disk, and the values of sparse deltas; the rest is read a little at
-    a time.
+    Results on their way to the disk; and base and experts, where they are not read a little at a
+    time but a block at once: what lies in no plain piece of a file, and what goes to a device,
+    twice, since it is copied there from pinned memory.
     """
-    return 4 * ROOMS + 4 * experts
+    return 4 * ROOMS + 8 * (experts + 1)
