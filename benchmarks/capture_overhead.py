@@ -83,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     tasks = data.load()
     words = shlex.join(sys.argv[1:] if arguments is None else arguments)
     text, found = run(tasks, base_folder(), QUICK if given.quick else FULL, Training(), words)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deltakit.learn.scores import Rule, Tensors, block_size, decay_, sensitivity_, update_
+from deltakit.learn.scores import Rule, Tensors, block_size, sensitivity_, update_
 
 
 class Part(NamedTuple):
@@ -41,31 +41,6 @@ def step_(parts: Iterable[Part], scratch: Scratch, rule: Rule) -> None:
         if state[0].device != s.device:
             s = s.to(state[0].device)
         update_(state, spread, s.split([part.numel() for part in state]), rule.a1, rule.a2)
-
-
-def step_rows_(
-    state: Tensor,
-    spread: Tensor,
-    weight: Tensor,
-    gradient: Tensor,
-    rows: Tensor,
-    scratch: Scratch,
-    rule: Rule,
-) -> None:
-    """Advance a parameter of which only some rows have a gradient: all others decay.
-
-    `gradient` (m, ...) holds the rows (m,) of `weight` (n, ...) that are not zero; state and
-    spread are flat. The same bits as `step_` with the zeros written out, for finite weights.
-    """
-    at = rows.to(state.device)
-    matrices = state.view(weight.shape), spread.view(weight.shape)  # (n, ...)
-    i, u = (matrix[at] for matrix in matrices)  # (m, ...)
-    decay_(state, spread, rule.a1, rule.a2)
-    if len(rows):
-        flat = (tensor.reshape(-1) for tensor in (i, u, weight[rows], gradient))
-        step_([Part(*flat)], scratch, rule)
-    for matrix, reached in zip(matrices, (i, u), strict=True):
-        matrix.index_copy_(0, at, reached)
 
 
 def _products(weights: Tensors, gradients: Tensors, scratch: Scratch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor
 from deltakit.errors import BadValue, DeltakitError
 from deltakit.importance import ImportanceMap
 from deltakit.learn import scores
-from deltakit.learn.blocks import Part, Scratch, step_, step_rows_
 from deltakit.learn.gradients import Gradient, finite
 from deltakit.learn.head_units import Heads
 from deltakit.learn.parameters import tracked
 from deltakit.learn.rank_units import A, B, adapted_modules, rank_scores
+from deltakit.learn.recurrence import Recurrence
 from deltakit.tensors.checkpoint import Checkpoint
 
 TIMINGS = ("before", "after")
@@ -39,7 +39,8 @@ class KlfImportance:
     ['bias', 'weight']
 
     State is two float32 buffers per tracked parameter (`buffer_bytes`) and a block to work in
-    (`scratch_bytes`), zero at the start: attach anew for every task. What is scored is the
+    (`scratch_bytes`), zero at the start: attach anew for every task. Entries of the buffers that
+    have decayed to 2^-100 become 0 at every 32nd scored step. What is scored is the
     gradient found in `.grad`: with clipping that is the clipped one (a clip at 1.0 is active on
     most steps of a fine-tuning), so call `step` after it; with a GradScaler call
     `scaler.unscale_(optimizer)` first; with gradient accumulation call it once per optimizer
@@ -83,8 +84,8 @@ class KlfImportance:
         self.steps = 0
         self.skipped = 0
         self._calls = 0
-        self._state: dict[str, tuple[Tensor, Tensor]] = {}
-        self._scratch: dict[torch.device, Scratch] = {}
+        rule = scores.Rule(self.score, a1, a2)
+        self._recurrence = Recurrence(parameters, rule, on_cpu=buffers == "cpu")
 
     @classmethod
     def attach(
@@ -172,26 +173,9 @@ class KlfImportance:
         if not finite(gradients.values()):
             self.skipped += 1
             return False
-        rule = scores.Rule(self.score, self.a1, self.a2)
-        for name, parameter in self.parameters.items():
-            state, spread = self._buffers(name, parameter)
-            gradient = gradients.get(name)
-            if gradient is None:
-                scores.decay_(state, spread, self.a1, self.a2)
-            elif gradient.rows is not None:
-                scratch = self._scratch[parameter.device]
-                step_rows_(state, spread, parameter, gradient.values, gradient.rows, scratch, rule)
-        for device, scratch in self._scratch.items():
-            step_(self._dense(gradients, device), scratch, rule)
+        self._recurrence.advance_(gradients)
         self.steps += 1
         return True
-
-    def _dense(self, gradients: Mapping[str, Gradient], device: torch.device) -> Iterator[Part]:
-        for name, gradient in gradients.items():
-            parameter = self.parameters[name]
-            if gradient.rows is None and parameter.device == device:
-                flat = parameter.reshape(-1), gradient.values.reshape(-1)
-                yield Part(*self._state[name], *flat)
 
     def map(self, task: str, provenance: Mapping[str, str] | None = None) -> ImportanceMap:
         """Return one float32 score a skill unit: the mean of I*U over it.
@@ -227,51 +211,36 @@ class KlfImportance:
         )
 
     def _unit_scores(self) -> dict[str, Tensor]:
+        self._recurrence.settle_()
+        means, product = self._recurrence.means, self._recurrence.product
         if self.units == "rank":
-            return self._rank_scores()
+            return {
+                module: rank_scores(product(module + A), product(module + B)).float()  # (r,)
+                for module in adapted_modules(means)
+            }
         if self.units == "tensor":
             return {
-                name: torch.tensor(scores.unit_score(*buffers), dtype=torch.float32)  # ()
-                for name, buffers in self._state.items()
+                name: torch.tensor(scores.unit_score(m.state, m.spread), dtype=torch.float32)  # ()
+                for name, m in means.items()
             }
         if self.heads is not None:
-            return self.heads.scores((name, self._scores(name)) for name in self._state)
-        each = {name: self._scores(name).cpu() for name in self._state}
+            return self.heads.scores((name, product(name)) for name in means)
+        each = {name: product(name).cpu() for name in means}
         if self.units == "element":
             return each
         return {name: scores.row_scores(found) for name, found in each.items()}
 
-    def _rank_scores(self) -> dict[str, Tensor]:
-        return {
-            module: rank_scores(self._scores(module + A), self._scores(module + B)).float()  # (r,)
-            for module in adapted_modules(self._state)
-        }
-
-    def _scores(self, name: str) -> Tensor:
-        state, spread = self._state[name]
-        return (state * spread).view(self.parameters[name].shape)
-
     @property
     def buffer_bytes(self) -> int:
         """Bytes of I and U, from the first counted step on: 8 a tracked scalar."""
-        return sum(buffer.nbytes for pair in self._state.values() for buffer in pair)
+        return sum(means.nbytes for means in self._recurrence.means.values())
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes to work in, the same for a model of any size: 1.5 MiB on a CPU."""
-        return sum(s.product.nbytes + s.gradient.nbytes for s in self._scratch.values())
+        blocks = self._recurrence.scratch.values()
+        return sum(scratch.product.nbytes + scratch.gradient.nbytes for scratch in blocks)
 
     def save(self, path: str | Path, task: str, *, replace: bool = False) -> None:
         """Write `map(task)` to `path`, a safetensors file; refuse an existing one by default."""
         self.map(task).save(path, replace=replace)
-
-    def _buffers(self, name: str, parameter: torch.nn.Parameter) -> tuple[Tensor, Tensor]:
-        # Made at the first counted step: by then the model sits on its training device.
-        if name not in self._state:
-            size, device = parameter.numel(), parameter.device
-            place = torch.device("cpu") if self.buffers == "cpu" else device
-            self._state[name] = (torch.zeros(size, device=place), torch.zeros(size, device=place))
-            if device not in self._scratch:
-                total = sum(p.numel() for p in self.parameters.values())
-                self._scratch[device] = Scratch(device, total)
-        return self._state[name]

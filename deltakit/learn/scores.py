@@ -18,6 +18,10 @@ DECAY = 0.85  # a1 and a2 of the reference: what a window of 1 / (1 - .85), six 
 # the speed of whole tensors); on an accelerator launches cost more than memory traffic.
 CPU_BLOCK, DEVICE_BLOCK = 1 << 17, 1 << 24
 
+# Such an entry adds nothing to a score. Left alone it would decay into the subnormal numbers and,
+# rounded up again at each step, stay there: processors are twenty times as slow with them.
+LEAST, FLUSH_EVERY = 2.0**-100, 32  # scored steps
+
 
 class Rule(NamedTuple):
     """Which sensitivity is followed, and how much of I and U a step keeps."""
@@ -130,16 +134,28 @@ def update_(state: Tensors, spread: Tensors, s: Tensors, a1: float, a2: float) -
     torch._foreach_lerp_(spread, s, 1 - a2)
 
 
-def decay_(state: Tensor, spread: Tensor, a1: float, a2: float) -> None:
-    """Advance I and U by a sensitivity of exactly zero: where there is no gradient.
+def decay_(state: Tensor, spread: Tensor, rule: Rule) -> None:
+    """Advance I and U, flat, by a sensitivity of exactly zero: where there is no gradient.
 
     The same bits as `update_` with s = 0, for half the memory traffic.
     """
     zero = torch.zeros((), device=state.device)
     size = block_size(state.device)
     for i, u in zip(state.split(size), spread.split(size), strict=True):
-        i.lerp_(zero, 1 - a1)
-        u.lerp_(i, 1 - a2)  # |0 - I| = I, because I is never negative
+        i.lerp_(zero, 1 - rule.a1)
+        u.lerp_(i, 1 - rule.a2)  # |0 - I| = I, because I is never negative
+
+
+def flush_(mean: Tensor) -> None:
+    """Set to 0 what is at most `LEAST` of I or U, which are never negative.
+
+    >>> mean = torch.tensor([1e-40, 1e-20])
+    >>> flush_(mean)
+    >>> mean
+    tensor([0.0000e+00, 1.0000e-20])
+    """
+    for block in mean.split(block_size(mean.device)):
+        torch.nn.functional.threshold_(block, LEAST, 0.0)
 
 
 def unit_score(state: Tensor, spread: Tensor) -> float:

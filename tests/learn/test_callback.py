@@ -124,8 +124,8 @@ def test_bf16_autocast_is_captured_at_full_precision(tmp_path):
     file = tmp_path / "toy.safetensors"
     callback = KlfImportanceCallback(file, task="toy")
     trainer(without_dropout(), tmp_path, callback, bf16=True).train()
-    state, spread = callback.importance._state["bert.embeddings.word_embeddings.weight"]
-    assert state.dtype == spread.dtype == torch.float32
+    means = callback.importance._recurrence.means["bert.embeddings.word_embeddings.weight"]
+    assert means.state.dtype == means.spread.dtype == torch.float32
     assert ImportanceMap.open(file).provenance["steps"] == "3"
 
 

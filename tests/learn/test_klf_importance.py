@@ -20,6 +20,12 @@ def scalar(value: float = 2.0) -> nn.Linear:
     return model
 
 
+def state_of(capture: KlfImportance) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """I and U of each parameter, flat, as of the last step."""
+    capture._recurrence.settle_()
+    return {name: (m.state, m.spread) for name, m in capture._recurrence.means.items()}
+
+
 def feed(capture: KlfImportance, model: nn.Module, *gradients: float) -> None:
     for gradient in gradients:
         for parameter in model.parameters():
@@ -42,12 +48,12 @@ def test_a_nonfinite_gradient_leaves_all_state_bit_identical_and_is_counted(bad)
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
     capture = KlfImportance.attach(model)
     feed(capture, model, 0.1, 0.2)
-    before = {name: [t.clone() for t in pair] for name, pair in capture._state.items()}
+    before = {name: [t.clone() for t in pair] for name, pair in state_of(capture).items()}
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     model[1].bias.grad[0] = bad  # the last parameter: the ones before it must not be updated
     assert capture.step() is False
-    for name, pair in capture._state.items():
+    for name, pair in state_of(capture).items():
         assert all(torch.equal(t, b) for t, b in zip(pair, before[name], strict=True))
     provenance = capture.map("t").provenance
     assert (provenance["steps"], provenance["steps_skipped_nonfinite"]) == ("2", "1")
@@ -58,7 +64,7 @@ def test_timing_before_meets_the_weight_the_gradient_was_taken_at():
     capture = KlfImportance.attach(model, a1=0.0, a2=0.0)
     model.weight.grad = torch.ones_like(model.weight)
     capture.step()
-    assert capture._state["weight"][0].item() == 2.0
+    assert state_of(capture)["weight"][0].item() == 2.0
 
 
 def test_timing_after_meets_the_new_weight_and_ignores_the_first_call():
@@ -71,7 +77,7 @@ def test_timing_after_meets_the_new_weight_and_ignores_the_first_call():
         optimizer.step()
         counted.append(capture.step())
     assert counted == [False, True]
-    assert capture._state["weight"][0].item() == pytest.approx(3.0 * abs(2 - 0.5 - 1.5))
+    assert state_of(capture)["weight"][0].item() == pytest.approx(3.0 * abs(2 - 0.5 - 1.5))
     assert capture.map("t").provenance["timing"] == "after"
 
 
@@ -122,7 +128,7 @@ def test_a_step_that_a_grad_scaler_drops_is_skipped_and_others_are_unscaled():
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
-    assert capture._state["weight"][0].item() == pytest.approx(6.0)
+    assert state_of(capture)["weight"][0].item() == pytest.approx(6.0)
     assert (capture.steps, capture.skipped) == (1, 1)
 
 
@@ -234,7 +240,7 @@ def test_state_equals_the_recurrence_over_whole_tensors_bit_for_bit(buffers, a1,
     weights = [p.detach() for p in model.values()]
     expected = naive(weights, [gradients_of(model, step) for step in range(5)], a1, a2)
     for pair, name in zip(expected, model, strict=True):
-        for found, wanted in zip(capture._state[name], pair, strict=True):
+        for found, wanted in zip(state_of(capture)[name], pair, strict=True):
             assert found.device.type == "cpu"
             assert torch.equal(found, wanted.reshape(-1)), name
 
@@ -243,11 +249,11 @@ def test_state_equals_the_recurrence_over_whole_tensors_bit_for_bit(buffers, a1,
 def test_a_nonfinite_entry_in_a_row_of_an_embedding_skips_the_step(bad):
     model = of_all_sizes()
     capture = follow(KlfImportance.attach(model), model, range(1))
-    before = {name: [t.clone() for t in pair] for name, pair in capture._state.items()}
+    before = {name: [t.clone() for t in pair] for name, pair in state_of(capture).items()}
     model["words"].grad[4321, 5] = bad
     assert capture.step() is False
     assert (capture.steps, capture.skipped) == (1, 1)
-    for name, pair in capture._state.items():
+    for name, pair in state_of(capture).items():
         assert all(torch.equal(t, b) for t, b in zip(pair, before[name], strict=True))
 
 
@@ -303,7 +309,7 @@ def test_state_is_exactly_two_buffers_of_the_tracked_size():
     assert (capture.buffer_bytes, capture.scratch_bytes) == (0, 0)
     follow(capture, model, range(2))
     assert capture.buffer_bytes == 2 * sum(p.nbytes for p in model.parameters())
-    held = [t for pair in capture._state.values() for t in pair]
+    held = [t for pair in state_of(capture).values() for t in pair]
     assert capture.buffer_bytes == sum(t.untyped_storage().nbytes() for t in held)
     assert capture.scratch_bytes == 2 * 1.5 * 2**17 * 4
 

@@ -67,7 +67,7 @@ def test_decay_equals_a_step_with_gradient_zero():
     gradients = [torch.ones(9), torch.zeros(9)]
     state, spread = run("first", weights, gradients)
     other = run("first", weights, gradients[:1])
-    scores.decay_(*other, 0.85, 0.85)
+    scores.decay_(*other, scores.Rule("first", 0.85, 0.85))
     torch.testing.assert_close(other, (state, spread), rtol=1e-6, atol=0)
 
 
@@ -109,3 +109,10 @@ def test_a_window_beside_other_decays_is_refused():
 def test_a_window_that_is_no_word_is_refused(window):
     with pytest.raises(BadValue, match="a number of steps, or all"):
         scores.window_of(window, 10)
+
+
+@pytest.mark.parametrize("least", [float("nan"), float("inf"), 2.0**-99])
+def test_a_flush_leaves_what_it_may_not_hide(least):
+    mean = torch.tensor([0.0, 2.0**-100, 1e-45, least, 1.0])
+    scores.flush_(mean)
+    torch.testing.assert_close(mean, torch.tensor([0.0, 0.0, 0.0, least, 1.0]), equal_nan=True)
