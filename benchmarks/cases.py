@@ -73,7 +73,7 @@ class Case:
 CASES = (
     Case("average", "average"),
     Case("task_arithmetic", "task_arithmetic"),
-    Case("slerp", "slerp", torch=True, experts=2),
+    Case("slerp", "slerp", experts=2),
     Case("sotu", "sotu", "p=0.9"),
     Case("dare", "dare", "p=0.9"),
     Case("dare_ties", "dare_ties", "p=0.9"),

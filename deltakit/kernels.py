@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
-_INTERFACE = 4  # as in native/kernels.c: those left by an earlier build are not called
+LANES = 64  # as in native/combine.h
+_INTERFACE = 5  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -201,6 +202,24 @@ def bracket(
     )
     counts = compiled.bracket(tuple(rows), count, shared, brackets)
     return None if counts is None else list(zip(counts[::2], counts[1::2], strict=True))
+
+
+def gram(deltas: Sequence[LazyDelta], base: Entries | None, lanes: np.ndarray) -> bool:
+    """Add the products of deltas, as they come and not thinned, and of a base as one more row.
+
+    Products of each pair of rows i <= j go to a row of `lanes`, float64 (pairs, LANES): that of
+    entry n to lane n % LANES. False where not done.
+    """
+    count, common = deltas[0].numel(), _common_base(deltas)
+    if compiled is None or len(deltas) > _MOST_ROWS:
+        return False
+    shared = base if common is None else common  # the same numbers, where there are both
+    values = None if shared is None else _entries(shared, count)
+    rows = [_row(delta, count, common) for delta in deltas]
+    if (values is None and shared is not None) or None in rows:
+        return False
+    done: bool = compiled.gram(tuple(rows), count, values, base is not None, lanes.ctypes.data)
+    return done
 
 
 def scatter(values: Tensor, bits: np.ndarray, skip: int, base: Tensor | None, out: Tensor) -> bool:

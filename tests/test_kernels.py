@@ -20,6 +20,8 @@ from deltakit.formula import Formula
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
 from deltakit.stored import Stored, StoredSparse
+from deltakit.strategies._facts import gram
+from deltakit.strategies._whole import Together, Whole
 from deltakit.tensors.codec import scatter
 from deltakit.trim import find_cut, find_cuts
 from tests.kernels import room_for, without_kernels, without_loops_by_hand
@@ -137,6 +139,44 @@ def test_squares_are_summed_to_float32_precision() -> None:
     assert deltas.squares() == pytest.approx(deltas.tensor.double().square().sum(1).tolist())
 
 
+def beside(deltas: list[LazyDelta], base: LazyDelta | None) -> Whole:
+    """Return the facts of a parameter that is one block."""
+    together = Together(len(deltas), lambda _: [deltas], lambda _: [deltas], lambda _: 0)
+    bases = None if base is None else lambda: [base]
+    return Whole(deltas[0].numel(), lambda _: [], together=together, base=bases)
+
+
+@needs_kernels
+@pytest.mark.parametrize("count", [1, 63, 64, 5000, (1 << 16) + 300])
+@pytest.mark.parametrize("of_models", [False, True])
+@pytest.mark.parametrize("stored", STORED, ids=str)
+def test_inner_products_are_numpys(
+    stored: torch.dtype, of_models: bool, count: int, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    rows = [torch.randn(count, generator=generator).to(stored) for _ in range(3)]
+    base, first, second = (in_file(row, tmp_path / f"{i}") for i, row in enumerate(rows))
+    kept = np.random.default_rng(0).random(count) < 0.1
+    bits = np.packbits(kept, bitorder="little")
+    sparse = StoredSparse(rows[1][: int(kept.sum())], bits, 0, count)
+    deltas = [LazyDelta(first, base), LazyDelta(second, base), LazyDelta(sparse)]
+
+    def found(chosen: slice) -> np.ndarray:
+        return gram(
+            beside(deltas[chosen], LazyDelta(base)), len(deltas[chosen]), of_models=of_models
+        )
+
+    for chosen in (slice(1), slice(3), slice(2, 3)):  # the last have no base of their own
+        with without_kernels():
+            theirs = found(chosen)
+        for kernels_of in (nullcontext, without_loops_by_hand):
+            with kernels_of():
+                assert np.array_equal(found(chosen), theirs)
+        wide = torch.stack([d.tensor for d in deltas[chosen]]).double()
+        wide += rows[0].double() if of_models else 0.0
+        assert theirs == pytest.approx((wide @ wide.T).numpy(), rel=1e-12, abs=1e-10)
+
+
 @needs_kernels
 @pytest.mark.parametrize("density", [1e-9, 0.1, 1 / 3, 0.5, 0.99999, 1.0])
 @pytest.mark.parametrize("start", [0, 5, (1 << 40) + 64])
@@ -250,6 +290,7 @@ def test_a_file_that_became_shorter_is_left_to_torch(tmp_path: Path) -> None:
     out, one = torch.empty(1000), Formula((1.0,))
     assert not kernels.combine(LazyDeltas([LazyDelta(base)], (1000,), "F32"), one, out)
     assert kernels.bracket([LazyDelta(base)], [0], [9], np.empty((1, 2, 1001), np.int32)) is None
+    assert not kernels.gram([LazyDelta(base)], None, np.zeros((1, 64)))
 
 
 @needs_kernels

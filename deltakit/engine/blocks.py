@@ -16,7 +16,7 @@ from deltakit.engine.room import ROOMS, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.stored import in_memory
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._whole import MOST_TOGETHER, Together, Whole
+from deltakit.strategies._whole import Together, Whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,15 +148,15 @@ class StackReader:
     def _look_buffers(self) -> Buffers:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
         if buffers is None:
-            buffers = self._own.buffers = Buffers(MOST_TOGETHER, _LAZY_BLOCK)
+            buffers = self._own.buffers = Buffers(len(self._plan.experts), _LAZY_BLOCK)
         return buffers
 
-    def _bases(self, name: str) -> Iterator[Tensor]:
+    def _bases(self, name: str) -> Iterator[LazyDelta]:
         """Yield the base's parameter in blocks of the same sizes, in that same buffer."""
         numel = self._plan.base.infos[name].numel
-        for start in range(0, numel, LOOK_BLOCK):
-            stop = min(start + LOOK_BLOCK, numel)
-            yield self._base_block(name, start, stop, self._look_buffers()).tensor
+        for start in range(0, numel, _LAZY_BLOCK):
+            stop = min(start + _LAZY_BLOCK, numel)
+            yield self._base_block(name, start, stop, self._look_buffers())
 
     def _lazy_blocks(
         self, name: str, experts: Sequence[int], block: int = _LAZY_BLOCK

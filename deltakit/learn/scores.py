@@ -155,7 +155,7 @@ def flush_(mean: Tensor) -> None:
     tensor([0.0000e+00, 1.0000e-20])
     """
     for block in mean.split(block_size(mean.device)):
-        torch.nn.functional.threshold_(block, LEAST, 0.0)
+        torch.threshold_(block, LEAST, 0.0)
 
 
 def unit_score(state: Tensor, spread: Tensor) -> float:

@@ -7,6 +7,7 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include "fused.h"
+#include "gram.h"
 #include "select.h"
 
 static int floats_of(PyObject *tuple, float *out, Py_ssize_t k)
@@ -204,6 +205,31 @@ static PyObject *py_bracket(PyObject *self, PyObject *const *args, Py_ssize_t na
     return result;
 }
 
+/* (deltas, n, base or None, whether it is a row too, room for LANES sums of each pair of rows) ->
+ * whether the files gave what they should */
+static PyObject *py_gram(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(5);
+    Values base;
+    Py_ssize_t n = SIZE(1), k = PyTuple_Size(args[0]);
+    int has_base = values_of(args[2], &base), with_base = PyObject_IsTrue(args[3]), done = 0;
+    double *lanes = POINTER(4);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *result = NULL;
+    Delta *deltas = PyMem_Calloc((size_t)k + 1, sizeof *deltas);
+    double *rows = PyMem_Malloc(((size_t)k + 1) * CHUNK * sizeof *rows);
+    if (!deltas || !rows) PyErr_NoMemory();
+    else if (deltas_of(args[0], MOST_ROWS, deltas) > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        done = multiply_all(deltas, k, n, has_base ? &base : NULL, with_base, rows, lanes);
+        Py_END_ALLOW_THREADS
+        result = PyBool_FromLong(done);
+    }
+    PyMem_Free(deltas);
+    PyMem_Free(rows);
+    return result;
+}
+
 /* (how it is drawn, n, bits) */
 static PyObject *py_draw_bits(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -244,8 +270,8 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(bracket), METHOD(draw_bits), METHOD(scatter), METHOD(by_hand),
-    {NULL, NULL, 0, NULL},
+    METHOD(combine), METHOD(bracket), METHOD(gram), METHOD(draw_bits), METHOD(scatter),
+    METHOD(by_hand), {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,
@@ -258,7 +284,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 4) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 5) < 0) {
         Py_DECREF(made);
         return NULL;
     }

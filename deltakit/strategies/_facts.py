@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
 from deltakit.cut import Cut
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._whole import Whole
@@ -52,25 +54,40 @@ def gram(whole: Whole, experts: int, *, of_models: bool = False) -> np.ndarray:
     """Return the inner products of the experts' deltas, or models, in float64: (k, k).
 
     Products of float32 numbers are exact in float64, and are added in an order that does not
-    depend on blocks or threads.
+    depend on threads: entry n of a block to sum n % 64. Those of models t_0 + d_i follow from the
+    products of all d_i and t_0.
     """
     import numpy as np
 
     def find() -> np.ndarray:
-        found = np.zeros((experts, experts))
-        bases = iter(whole.base()) if of_models and whole.base is not None else None
-        for _, block in side_by_side(whole, experts):
-            wide = block.double()
-            if bases is not None:
-                wide += next(bases).double()
-            rows = wide.numpy()
-            for i in range(experts):
-                for j in range(i, experts):
-                    found[i, j] += np.add.reduce(rows[i] * rows[j])
-        return np.triu(found) + np.triu(found, 1).T
+        base = whole.base if of_models else None
+        rows = experts + (base is not None)
+        first, second = np.triu_indices(rows)
+        found = np.zeros((rows, rows))
+        bases = base() if base is not None else repeat(None)
+        for deltas, given in zip(whole.side_by_side(experts), bases, strict=False):
+            lanes = np.zeros((len(first), kernels.LANES))
+            if not kernels.gram(deltas, None if given is None else given.stored, lanes):
+                wide = [row.tensor.double().numpy() for row in (*deltas, given) if row is not None]
+                pairs = zip(first, second, strict=True)
+                lanes = np.array([_lanes(wide[i], wide[j]) for i, j in pairs])
+            found[first, second] += lanes.sum(axis=1)
+        found = np.triu(found) + np.triu(found, 1).T
+        if base is not None:
+            found = found[:-1, :-1] + found[:-1, -1:] + found[-1:, :-1] + found[-1, -1]
+        return found
 
     result: np.ndarray = whole.fact(("gram", of_models), find)
     return result
+
+
+def _lanes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the sums of every 64th product, from the first, second, ... on: (64,)."""
+    import numpy as np
+
+    products = np.zeros(-(-len(left) // kernels.LANES) * kernels.LANES)
+    np.multiply(left, right, out=products[: len(left)])
+    return np.add.reduce(products.reshape(-1, kernels.LANES), axis=0)
 
 
 def cosines(products: np.ndarray) -> np.ndarray:

@@ -7,39 +7,69 @@ itself is a weighted sum that streams.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from deltakit import ops
+from deltakit.combination import Combination
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies._facts import cosines, gram, whole_of
 from deltakit.strategies._stack import Stack
+from deltakit.strategies._strategy import Combining
+from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
 On = Literal["models", "deltas"]
 PARALLEL = 0.9995  # a cosine beyond which slerp is the straight line, as its peers have it
 _SAME = 1e-12  # one minus the cosine of directions that float64 cannot tell apart
 
 
+class OnSphere(Combining):
+    """A mean on the sphere, of models or of deltas, each parameter a vector of its own."""
+
+    on: On  # a setting of each: they differ in what it is by default
+
+    family = "sphere"
+
+    @property
+    def combines(self) -> Literal["mean"]:
+        return "mean"
+
+    @property
+    def looks(self) -> Literal["tensor"]:
+        return "tensor"
+
+    def look(self, whole: Whole, expert: int) -> None:
+        if expert == 0 and whole.experts > 1:  # all are read together
+            gram(whole, whole.experts, of_models=self.on == "models")
+
+    @abstractmethod
+    def coefficients(self, products: np.ndarray, weights: Sequence[float]) -> list[float]:
+        """Return c_i of the mean sum c_i x_i, from the inner products of the x_i."""
+
+    def combination(self, stack: Stack) -> Combination:
+        deltas, experts = stack.lazy, len(stack.lazy)
+        if experts == 1:
+            return Combination.sum(deltas, [1.0])
+        products = gram(whole_of(stack), experts, of_models=self.on == "models")
+        coefficients = self.coefficients(products, stack.weights)
+        rest = math.fsum(coefficients) - 1.0
+        base = stack.stored_base
+        # Coefficients of a straight line sum to 1 but for rounding, which is no share of the base.
+        if self.on == "models" and base is not None and abs(rest) > _SAME:
+            # sum c_i (t_0 + d_i) = t_0 + sum c_i d_i + (sum c_i - 1) t_0
+            base = base if isinstance(base, LazyDelta) else LazyDelta(base.reshape(-1))
+            deltas = LazyDeltas([*deltas.each, base], deltas.shape, deltas.dtype)
+            coefficients = [*coefficients, rest]
+        return Combination.sum(deltas, coefficients)
+
+
 def shares(weights: Sequence[float]) -> list[float]:
     """Return the weights divided by their sum."""
     total = math.fsum(weights)
     return [weight / total for weight in weights]
-
-
-def combined(stack: Stack, on: On, coefficients: Sequence[float]) -> Tensor:
-    """Return the delta of sum c_i x_i for models or deltas x_i: (k, *shape) -> (*shape).
-
-    Of models it is sum c_i d_i + (sum c_i - 1) t0.
-    """
-    merged = ops.weighted_sum(stack.deltas, coefficients)
-    rest = math.fsum(coefficients) - 1.0
-    # Coefficients of a straight line sum to 1 but for rounding, which is no share of the base.
-    if on == "models" and stack.base is not None and abs(rest) > _SAME:
-        merged += stack.base.reshape(merged.shape) * rest
-    return merged
 
 
 def slerp(products: np.ndarray, t: float) -> list[float]:
@@ -93,8 +123,3 @@ def mean(products: np.ndarray, weights: Sequence[float], rounds: int) -> list[fl
 def _unit(coefficients: np.ndarray, cosine: np.ndarray) -> np.ndarray | None:
     length = math.sqrt(max(0.0, coefficients @ cosine @ coefficients))
     return coefficients / length if length > 1e-9 else None
-
-
-def products(stack: Stack, on: On) -> np.ndarray:
-    """Return the Gram matrix of the experts' models or of their deltas."""
-    return gram(whole_of(stack), len(stack.deltas), of_models=on == "models")

@@ -84,7 +84,7 @@ class Stack:
             whole = Whole(
                 numel,
                 lambda expert: [self.deltas[expert].reshape(-1)],
-                base=None if base is None else lambda: [base.reshape(-1)],
+                base=None if base is None else lambda: [LazyDelta(base.reshape(-1))],
             )
             object.__setattr__(self, "whole", whole)
         if self.model is None:

@@ -39,6 +39,10 @@ class Together:
         return range(start, min(start + MOST_TOGETHER, self.experts))
 
 
+def _copied(block: Tensor) -> LazyDelta:
+    return LazyDelta(block.clone())
+
+
 class Whole:
     """Facts about all entries that a slice is taken from, each found once, by streaming.
 
@@ -46,8 +50,8 @@ class Whole:
     not the engine's block size, so that a sum has the same bits however the work is cut. Threads
     that ask for one fact wait for the first of them; different facts are found side by side.
     `together` reads several experts side by side, by which their cuts are found sooner. `base()`,
-    where a base is at hand, yields its values in blocks of the same sizes. `parts` are the entries
-    of each parameter where this is a whole model.
+    where a base is at hand, yields it in the blocks of `side_by_side`. `parts` are the entries of
+    each parameter where this is a whole model.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Whole:
         blocks: Callable[[int], Iterable[Tensor]],
         *,
         together: Together | None = None,
-        base: Callable[[], Iterable[Tensor]] | None = None,
+        base: Callable[[], Iterable[LazyDelta]] | None = None,
         parts: Sequence[int] = (),
     ) -> None:
         self.numel, self.base = numel, base
@@ -65,6 +69,11 @@ class Whole:
         self._known: dict[Any, Any] = {}
         self._locks: dict[Any, threading.Lock] = {}
         self._lock = threading.Lock()  # held only to find a fact's own lock
+
+    @property
+    def experts(self) -> int:
+        """How many experts are at hand side by side: 0 where each is read by itself."""
+        return 0 if self._together is None else self._together.experts
 
     def cut(self, expert: int, density: float) -> Cut:
         """Return where a trim of this expert to `density` cuts."""
@@ -94,6 +103,14 @@ class Whole:
     def blocks(self, expert: int) -> Iterable[Tensor]:
         """Return one expert's delta as consecutive flat blocks, in memory used again."""
         return self._blocks(expert)
+
+    def side_by_side(self, experts: int) -> Iterable[Sequence[LazyDelta]]:
+        """Return consecutive blocks of all experts: each valid until the next is asked for."""
+        if self._together is not None:
+            return self._together.blocks(range(experts))
+        # A reader may use one buffer for all: each block is copied before the next is read.
+        each = (map(_copied, self._blocks(expert)) for expert in range(experts))
+        return zip(*each, strict=True)
 
     def fact(self, key: Any, find: Callable[[], Any]) -> Any:
         """Return what `find` finds, remembered by `key`; it reads `blocks`, never a slice."""

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit.strategies import _sphere
 from deltakit.strategies._settings import Count
-from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 
 @dataclass(frozen=True)
-class Karcher(Strategy):
+class Karcher(_sphere.OnSphere):
     """Find the direction nearest to all models on the sphere, at their mean length.
 
     The direction minimises the weighted sum of squared angles; at most `rounds` steps, fewer where
@@ -33,23 +32,12 @@ class Karcher(Strategy):
     rounds: Count = 100
     on: _sphere.On = "models"
 
-    family = "sphere"
     formula = "|.| mean times the m with sum w_i log_m(t_i/|t_i|) = 0"
     paper = "as mergekit, arXiv:2403.13257"
     homogeneous = False
 
-    @property
-    def combines(self) -> Literal["mean", "sum", "neither"]:
-        return "mean"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor"
-
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("karcher", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
-        products = _sphere.products(stack, self.on)
-        coefficients = _sphere.mean(products, stack.weights, self.rounds)
-        return _sphere.combined(stack, self.on, coefficients)
+    def coefficients(self, products: np.ndarray, weights: Sequence[float]) -> list[float]:
+        return _sphere.mean(products, weights, self.rounds)

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from deltakit import ops
+from deltakit.combination import Combination
 from deltakit.strategies._facts import cosines, gram, whole_of
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from deltakit.strategies._strategy import Combining
+from deltakit.strategies._whole import Whole
 
 
 @dataclass(frozen=True)
-class ModelStock(Strategy):
+class ModelStock(Combining):
     """Shrink the mean towards the base, the more the experts' directions disagree.
 
     Tensor by tensor, c the mean cosine of the pairs of deltas that are not zero. A ratio outside
@@ -42,16 +40,20 @@ class ModelStock(Strategy):
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor"
 
-    def merge(self, stack: Stack) -> Tensor:
-        experts = len(stack.deltas)
+    def look(self, whole: Whole, expert: int) -> None:
+        if expert == 0 and whole.experts > 1:  # all are read together
+            gram(whole, whole.experts)
+
+    def combination(self, stack: Stack) -> Combination:
+        experts = len(stack.lazy)
         share = self.ratio(stack) / experts
-        return ops.weighted_sum(stack.deltas, [share] * experts)
+        return Combination.sum(stack.lazy, [share] * experts)
 
     def ratio(self, stack: Stack) -> float:
         """Return how far from the base the mean is left, in [0, 1]."""
         import numpy as np
 
-        experts = len(stack.deltas)
+        experts = len(stack.lazy)
         if experts == 1:
             return 1.0
         pairs = cosines(gram(whole_of(stack), experts))[np.triu_indices(experts, 1)]

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit.strategies import _sphere
-from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._strategy import check_positive_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 
 @dataclass(frozen=True)
-class Multislerp(Strategy):
+class Multislerp(_sphere.OnSphere):
     """Average the directions of many deltas on the sphere, at their mean length.
 
     The directions d_i / |d_i| are carried to the tangent plane at their normalised mean, averaged
@@ -31,22 +30,11 @@ class Multislerp(Strategy):
 
     on: _sphere.On = "deltas"
 
-    family = "sphere"
     formula = "|.| mean times exp_m(sum w_i log_m(d_i/|d_i|)), m their mean"
     paper = "as mergekit, arXiv:2403.13257"
-
-    @property
-    def combines(self) -> Literal["mean", "sum", "neither"]:
-        return "mean"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor"
 
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("multislerp", weights)
 
-    def merge(self, stack: Stack) -> Tensor:
-        products = _sphere.products(stack, self.on)
-        coefficients = _sphere.mean(products, stack.weights, 1)
-        return _sphere.combined(stack, self.on, coefficients)
+    def coefficients(self, products: np.ndarray, weights: Sequence[float]) -> list[float]:
+        return _sphere.mean(products, weights, 1)

@@ -8,20 +8,19 @@ tensor([2.7716, 1.5307])
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit.strategies import _sphere
 from deltakit.strategies._settings import Share
-from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Strategy
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
 
 @dataclass(frozen=True)
-class Slerp(Strategy):
+class Slerp(_sphere.OnSphere):
     """Go along the arc from the first model to the second, tensor by tensor.
 
     t: how far, 0 for the first model and 1 for the second. on: the arc is drawn between the
@@ -32,7 +31,6 @@ class Slerp(Strategy):
     t: Share = 0.5
     on: _sphere.On = "models"
 
-    family = "sphere"
     formula = "sin((1-t)A)/sin A x_1 + sin(tA)/sin A x_2, A the angle of x_1 and x_2"
     paper = "Shoemake 1985; as mergekit, arXiv:2403.13257"
     ordered = True
@@ -40,16 +38,5 @@ class Slerp(Strategy):
     homogeneous = False
     most = 2
 
-    @property
-    def combines(self) -> Literal["mean", "sum", "neither"]:
-        return "mean"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor"
-
-    def merge(self, stack: Stack) -> Tensor:
-        if len(stack.deltas) == 1:
-            return stack.deltas[0].clone()
-        coefficients = _sphere.slerp(_sphere.products(stack, self.on), self.t)
-        return _sphere.combined(stack, self.on, coefficients)
+    def coefficients(self, products: np.ndarray, weights: Sequence[float]) -> list[float]:
+        return _sphere.slerp(products, self.t)

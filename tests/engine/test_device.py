@@ -77,8 +77,8 @@ def test_nothing_is_computed_beside_the_device(formula: Formula) -> None:
 
 def test_strategies_without_a_formula_are_refused_by_name() -> None:
     check_methods("cuda", [Method(get("ties")), Method(get("klf")), Method(get("dare"))])
-    with pytest.raises(BadValue, match="processor only: Slerp"):
-        check_methods("cuda", [Method(get("average")), Method(get("slerp"))])
+    with pytest.raises(BadValue, match="processor only: Magmax"):
+        check_methods("cuda", [Method(get("average")), Method(get("magmax"))])
 
 
 @pytest.mark.parametrize(("name", "message"), [("tpu", "no such device"), ("cuda", "no cuda")])

@@ -54,7 +54,7 @@ def test_capture_on_an_adapter_gives_one_score_a_rank(tmp_path):
     assert module == "base_model.model.q"
     assert found[module].shape == (3,)
     # the mean over B's columns and A's rows of the same scalars, tensor by tensor
-    a, b = (tensors._scores(f"{module}.lora_{half}.weight") for half in "AB")
+    a, b = (tensors._recurrence.product(f"{module}.lora_{half}.weight") for half in "AB")
     torch.testing.assert_close(found[module], rank_scores(a, b).float())
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deltakit.lazy import LazyDelta
 from deltakit.strategies import Stack, Strategy, Whole
 
 LOOK = 7  # entries in a look block: a fixed size that divides nothing here
@@ -40,7 +41,7 @@ def random_deltas(experts: int, *shape: int, seed: int = 0, dtype: Any = np.floa
 def whole_of(deltas: Tensor, look: int = LOOK, base: Tensor | None = None) -> Whole:
     """The facts of one parameter, read in blocks of `look` entries."""
     flat = deltas.reshape(len(deltas), -1)
-    bases = None if base is None else base.reshape(-1).split(look)
+    bases = None if base is None else [LazyDelta(b) for b in base.reshape(-1).split(look)]
     return Whole(
         flat.shape[1],
         lambda expert: flat[expert].split(look),
