@@ -100,17 +100,6 @@ def cosines(products: np.ndarray) -> np.ndarray:
     return found
 
 
-def cut_at(stack: Stack, expert: int, count: int) -> Cut:
-    """Return where the `count` largest magnitudes of one expert's delta end."""
-    whole = whole_of(stack)
-    if count == 0:
-        return Cut(float("inf"), -1)
-    found: Cut = whole.fact(
-        ("cut at", expert, count), lambda: find_cut(lambda: whole.blocks(expert), count)
-    )
-    return found
-
-
 def derived_cut(stack: Stack, key: object, values: Derived, count: int) -> Cut:
     """Return where the `count` largest of values made of all experts' deltas end."""
     whole, experts = whole_of(stack), len(stack.deltas)

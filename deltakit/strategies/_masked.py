@@ -9,6 +9,7 @@ from deltakit.strategies._masking import Inverse
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._whole import Whole
 from deltakit.strategies.masks.outliers import Outliers
 from deltakit.strategies.masks.rank import Rank
 
@@ -54,6 +55,11 @@ class WithoutTails(Strategy):
     @property
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return self.mask().looks
+
+    def look(self, whole: Whole, expert: int) -> None:
+        if whole.leads(expert):
+            for count in self.mask().counts(whole.numel):
+                whole.cut_at(expert, count)
 
     def check(self) -> None:
         self.mask()

@@ -77,12 +77,17 @@ class Whole:
 
     def cut(self, expert: int, density: float) -> Cut:
         """Return where a trim of this expert to `density` cuts."""
-        count = ops.kept_count(self.numel, density)
+        return self.cut_at(expert, ops.kept_count(self.numel, density))
+
+    def cut_at(self, expert: int, count: int) -> Cut:
+        """Return where the `count` largest magnitudes of this expert's delta end, zeros aside."""
+        if count == 0:
+            return Cut(float("inf"), -1)
         if self._together is None:
             find = partial(find_cut, partial(self._blocks, expert), count)
-            return self._once(("cut", expert, density), find)
+            return self._once(("cut", expert, count), find)
         group = self._together.group(expert)
-        return self._once(("cuts", group, density), lambda: self._find_cuts(group, count))[expert]
+        return self._once(("cuts", group, count), lambda: self._find_cuts(group, count))[expert]
 
     def _find_cuts(self, group: range, count: int) -> dict[int, Cut]:
         together = self._together
@@ -97,8 +102,12 @@ class Whole:
 
     def seek_cut(self, expert: int, density: float) -> None:
         """Find the cut of this expert, unless that is done where another's is sought."""
-        if self._together is None or expert == self._together.group(expert).start:
+        if self.leads(expert):
             self.cut(expert, density)
+
+    def leads(self, expert: int) -> bool:
+        """Tell whether cuts of this expert are not found together with those of one before it."""
+        return self._together is None or expert == self._together.group(expert).start
 
     def blocks(self, expert: int) -> Iterable[Tensor]:
         """Return one expert's delta as consecutive flat blocks, in memory used again."""

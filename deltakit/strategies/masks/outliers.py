@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue
-from deltakit.strategies._facts import cut_at, whole_of
+from deltakit.strategies._facts import whole_of
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
@@ -50,18 +50,22 @@ class Outliers(Masking):
                 remedy="keep and drop at most everything",
             )
 
+    def counts(self, numel: int) -> tuple[int, int]:
+        """Return how many entries are above those kept, and how many with them."""
+        top = int(self.gamma * numel + 1e-9)
+        return top, min(numel, top + ops.kept_count(numel, self.density))
+
     def apply(self, stack: Stack) -> Tensor:
         import torch
 
-        numel = whole_of(stack).numel
-        top = int(self.gamma * numel + 1e-9)
+        whole = whole_of(stack)
         masked = torch.zeros_like(stack.deltas)
-        if not numel:
+        if not whole.numel:
             return masked
-        last = min(numel, top + ops.kept_count(numel, self.density))
+        top, last = self.counts(whole.numel)
         for expert, delta in enumerate(stack.deltas):
             flat = delta.reshape(-1)
-            kept = cut_at(stack, expert, last).keeps(flat, stack.start)
-            kept &= ~cut_at(stack, expert, top).keeps(flat, stack.start)
+            kept = whole.cut_at(expert, last).keeps(flat, stack.start)
+            kept &= ~whole.cut_at(expert, top).keeps(flat, stack.start)
             masked[expert] = (flat * kept).reshape(delta.shape)
         return masked
