@@ -29,7 +29,8 @@ class RunningMeans:
 
     Most rows of an embedding are not reached by a step, and only decay. They do that when one
     reaches them, or `settle_` is called, many steps at once while they are in cache: the same bits
-    for less memory traffic. A row that is zero does not decay at all.
+    for less memory traffic. A row that is zero does not decay at all. `flush_` is to come before 255
+    steps are due.
     """
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
@@ -79,13 +80,13 @@ class RunningMeans:
             self._late.alive = self._alive()
 
     def _alive(self) -> Tensor:
-        highest, widest = (matrix.amax(dim=1) for matrix in self._matrices)
-        return (highest != 0) | (widest != 0)
+        i, u = (matrix.amax(dim=1) for matrix in self._matrices)  # (rows,): never negative
+        return (i != 0) | (u != 0)
 
     @property
     def _matrices(self) -> tuple[Tensor, Tensor]:
-        rows = self._shape[0]
-        return self.state.view(rows, -1), self.spread.view(rows, -1)
+        shape = self._shape[0], math.prod(self._shape[1:])
+        return self.state.view(shape), self.spread.view(shape)
 
     def _reach_(
         self, weight: Tensor, gradient: Tensor, rows: Tensor, scratch: Scratch, rule: Rule
