@@ -29,8 +29,8 @@ class RunningMeans:
 
     Most rows of an embedding are not reached by a step, and only decay. They do that when one
     reaches them, or `settle_` is called, many steps at once while they are in cache: the same bits
-    for less memory traffic. A row that is zero does not decay at all. `flush_` is to come before 255
-    steps are due.
+    for less memory traffic. A row that is zero does not decay at all. `flush_` is to come before
+    255 steps are due.
     """
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
