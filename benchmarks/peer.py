@@ -25,6 +25,7 @@ PINNED = "mergekit==0.1.5"
 METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "average": ("linear", {}),
     "task_arithmetic": ("task_arithmetic", {}),
+    "slerp": ("slerp", {"t": 0.5}),
     "dare": ("dare_linear", {"density": 0.1}),
     "dare_ties": ("dare_ties", {"density": 0.1}),
     "ties": ("ties", {"density": 0.2}),
@@ -60,7 +61,8 @@ class Race:
 def race(case: Case, inputs: Inputs, repeats: int, program: Path, work: Path) -> Race:
     """Merge with deltakit and with the peer `repeats` times, in turn, inputs in the page cache."""
     method, settings = METHODS[case.name]
-    found = Race(case.name, method, inputs.shape.name, len(inputs.experts))
+    models = len(inputs.experts[: case.experts])
+    found = Race(case.name, method, inputs.shape.name, models)
     files = work / "peer.yaml"
     files.write_text(config(method, settings, inputs))
     limit.read(case.files(inputs))
@@ -75,16 +77,16 @@ def race(case: Case, inputs: Inputs, repeats: int, program: Path, work: Path) ->
 
 def config(method: str, settings: dict[str, float], inputs: Inputs) -> str:
     """Return the peer's configuration: JSON, which is YAML too."""
-    given: dict[str, Any] = {
-        "merge_method": method,
-        "dtype": "bfloat16",
-        "models": [
-            {"model": str(path.resolve()), "parameters": {"weight": 1.0, **settings}}
-            for path in inputs.experts
-        ],
-    }
-    if method != "linear":
-        given["base_model"] = str(inputs.base.resolve())
+    given: dict[str, Any] = {"merge_method": method, "dtype": "bfloat16"}
+    experts = [str(path.resolve()) for path in inputs.experts]
+    if method == "slerp":  # of two, the first of which it calls the base
+        given |= {"base_model": experts[0], "models": [{"model": path} for path in experts[:2]]}
+        given["parameters"] = settings
+    else:
+        each = {"weight": 1.0, **settings}
+        given["models"] = [{"model": path, "parameters": each} for path in experts]
+        if method != "linear":
+            given["base_model"] = str(inputs.base.resolve())
     return json.dumps(given, indent=2) + "\n"
 
 

@@ -146,6 +146,9 @@ def test_the_peer_is_told_the_same_merge(tmp_path):
     assert [model["model"] for model in given["models"]] == [str(path) for path in inputs.experts]
     assert all(m["parameters"] == {"weight": 1.0, "density": 0.2} for m in given["models"])
     assert "base_model" not in json.loads(peer.config("linear", {}, inputs))
+    arc = json.loads(peer.config("slerp", {"t": 0.5}, inputs))
+    assert arc["base_model"] == arc["models"][0]["model"] == str(tmp_path / "a")
+    assert arc["parameters"] == {"t": 0.5}
     assert set(peer.METHODS) <= {case.name for case in CASES}
 
 
