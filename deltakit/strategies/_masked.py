@@ -32,6 +32,10 @@ class ByRank(Strategy):
     def rescales_draws(self) -> bool:
         return self.mask().rescales_draws
 
+    @property
+    def as_stored(self) -> bool:
+        return False
+
     def check(self) -> None:
         self.mask()
 
@@ -60,6 +64,10 @@ class WithoutTails(Strategy):
         if whole.leads(expert):
             for count in self.mask().counts(whole.numel):
                 whole.cut_at(expert, count)
+
+    @property
+    def as_stored(self) -> bool:
+        return False
 
     def check(self) -> None:
         self.mask()

@@ -98,8 +98,14 @@ class Method:
 
     @property
     def combines(self) -> bool:
-        """Whether it ends in a combination of the deltas as they come."""
-        return isinstance(self.strategy, Combining) and self.mask is None and self.weighting is None
+        """Whether it ends in a combination of the deltas as they are stored."""
+        strategy = self.strategy
+        return (
+            isinstance(strategy, Combining)
+            and strategy.as_stored
+            and self.mask is None
+            and self.weighting is None
+        )
 
     @property
     def streams(self) -> bool:

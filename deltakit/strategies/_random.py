@@ -26,6 +26,10 @@ class Drops(Strategy):
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor" if self.rescale == "l1" else "nothing"
 
+    @property
+    def as_stored(self) -> bool:
+        return self.rescale != "l1"
+
 
 def drop(stack: Stack, density: float, rescale: Rescale) -> LazyDeltas:
     """Return the deltas with entries dropped at random: (k, *shape) -> (k, *shape).

@@ -92,6 +92,11 @@ class Combining(Strategy):
     What it returns is not computed before the engine adds it to the base, in the same pass.
     """
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether the deltas go into it as they are stored: none is made a tensor before."""
+        return True
+
     @abstractmethod
     def combination(self, stack: Stack) -> Combination:
         """Return the merged delta, not computed yet: k deltas -> 1."""

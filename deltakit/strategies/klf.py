@@ -229,6 +229,10 @@ class Klf(Combining, Streaming):
     def result(self, running: Running, weights: Sequence[float]) -> Tensor:
         return running["sum"]
 
+    @property
+    def as_stored(self) -> bool:
+        return False  # where maps score heads, rows or entries, which is not known here
+
     def combination(self, stack: Stack) -> Combination:
         if isinstance(stack.fact, (Levels, Arrivals)):
             return Combination.sum(self._by_entry(stack)[None], [1.0])

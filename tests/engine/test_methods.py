@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from deltakit import strategies
+from deltakit import kernels, strategies
 from deltakit.engine import Limits, execute, make_plan
 from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch
 from deltakit.importance import ImportanceMap
+from deltakit.lazy import LazyDeltas
 from deltakit.recipe import Piece, Recipe
 from deltakit.strategies import Method, Stack, depths
 from tests.engine.merging import TASKS, merged, plan, weights, write_models
@@ -95,6 +96,27 @@ def test_the_engine_gives_what_the_formula_gives_on_whole_tensors(
     out = weights(merged(models, name, Limits(2, 40), tasks=tasks, **options))
     for tensor, values in expected.items():
         torch.testing.assert_close(out[tensor], values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*METHODS, ("dare", {"settings": {"rescale": "l1"}})],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_just_where_the_kernels_do_all_no_delta_becomes_a_tensor(
+    name: str, options: dict[str, Any], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(models, name, tasks=TASKS[: strategies.find(name).most], **options)
+    became = []
+
+    def tensor(deltas: LazyDeltas) -> torch.Tensor:
+        became.append(deltas)
+        return torch.stack([delta.tensor for delta in deltas.each]).view(len(deltas), *deltas.shape)
+
+    monkeypatch.setattr(LazyDeltas, "tensor", property(tensor))
+    execute(made, models / "out")
+    assert made.for_kernels == (not became)
 
 
 @pytest.mark.parametrize("scope", ["metagpt", "similarity"])
