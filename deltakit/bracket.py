@@ -11,7 +11,7 @@ from deltakit.magnitudes import Blocks, between, from_top, index_of
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_HELD = 1 << 22  # entries held in memory at once
+MOST_HELD = 1 << 20  # entries held in memory at once
 _MOST_PATTERNS = 1 << 20  # that are counted one by one
 
 

@@ -47,9 +47,17 @@ class Cut:
         threshold = float(struct.unpack(kind, pattern.to_bytes(nbytes, "little"))[0])
         return cls(threshold, _ALL if last is None else last)
 
+    def ties(self, start: int, count: int) -> int:
+        """Return how many of `count` entries from index `start` stay if level with the threshold.
+
+        >>> Cut(4.0, last=7).ties(6, 100)
+        2
+        """
+        return min(count, max(0, self.last + 1 - start))
+
     def keeps(self, flat: Tensor, start: int) -> Tensor:
         """Return which entries of a flat block that begins at index `start` stay: bool (n,)."""
         magnitude = flat.abs()
         ties = magnitude == self.threshold
-        ties[max(0, self.last + 1 - start) :] = False
+        ties[self.ties(start, len(flat)) :] = False
         return ties.logical_or_(magnitude > self.threshold)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 256  # as in native/delta.h
 LANES = 64  # as in native/combine.h
-_INTERFACE = 5  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 6  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -115,6 +115,8 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
         bits,
         skip,
         left,
+        delta.highest,
+        delta.top_ties,
     )
 
 

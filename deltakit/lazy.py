@@ -45,6 +45,8 @@ class LazyDelta:
     base: Entries | None = None
     threshold: float | None = None  # magnitudes up to it become 0, ...
     ties: int = 0  # ... but for those level with it among the first so many
+    highest: float | None = None  # magnitudes above it are multiplied by 0, ...
+    top_ties: int = 0  # ... and those level with it among the first so many
     kept: Tensor | Drawn | None = None  # bool (n,): the others are multiplied by 0
     divisor: float = 1.0  # of those kept
 
@@ -82,6 +84,8 @@ class LazyDelta:
             out.sub_(base if base.dtype == out.dtype else base.to(out.dtype))
         if self.threshold is not None:
             _shrink(out, self.threshold, self.ties)
+        if self.highest is not None:
+            _top(out, self.highest, self.top_ties)
         if self.kept is not None:
             kept = self.kept.tensor if isinstance(self.kept, Drawn) else self.kept
             out.mul_(kept.to(out.dtype))  # torch multiplies by a bool ten times as slowly
@@ -92,10 +96,22 @@ class LazyDelta:
 def _shrink(flat: Tensor, threshold: float, ties: int) -> None:
     import torch
 
-    limit = torch.tensor(threshold, dtype=flat.dtype)
-    below = float(limit.nextafter(torch.full_like(limit, -1.0)))
-    for part, most in ((flat[:ties], below), (flat[ties:], threshold)):
+    for part, most in _levels(flat, threshold, ties):
         torch.hardshrink(part, most, out=part)
+
+
+def _top(flat: Tensor, highest: float, ties: int) -> None:
+    for part, most in _levels(flat, highest, ties):
+        part.mul_((part.abs() <= most).to(part.dtype))  # infinity times 0 is no number: not lost
+
+
+def _levels(flat: Tensor, level: float, ties: int) -> tuple[tuple[Tensor, float], ...]:
+    """Return the first `ties` entries and the next number below the level, the others and it."""
+    import torch
+
+    limit = torch.tensor(level, dtype=flat.dtype)
+    below = float(limit.nextafter(torch.full_like(limit, -1.0)))
+    return (flat[:ties], below), (flat[ties:], level)
 
 
 class LazyDeltas:
@@ -137,11 +153,22 @@ class LazyDeltas:
 
     def trimmed(self, cuts: Sequence[Cut], start: int) -> LazyDeltas:
         """Return the deltas with what each cut cuts set to 0; the slice begins at index `start`."""
-        each = []
-        for delta, cut in zip(self.each, cuts, strict=True):
-            ties = min(delta.numel(), max(0, cut.last + 1 - start))
-            trimmed = replace(delta, threshold=cut.threshold, ties=ties) if cut.cuts else delta
-            each.append(trimmed)
+        each = [
+            replace(delta, threshold=cut.threshold, ties=cut.ties(start, delta.numel()))
+            if cut.cuts
+            else delta
+            for delta, cut in zip(self.each, cuts, strict=True)
+        ]
+        return LazyDeltas(each, self.shape, self.dtype)
+
+    def topped(self, cuts: Sequence[Cut], start: int) -> LazyDeltas:
+        """Return the deltas with what each cut keeps set to 0; infinity becomes NaN."""
+        each = [
+            replace(delta, highest=cut.threshold, top_ties=cut.ties(start, delta.numel()))
+            if cut.threshold < float("inf")
+            else delta
+            for delta, cut in zip(self.each, cuts, strict=True)
+        ]
         return LazyDeltas(each, self.shape, self.dtype)
 
     def dropped(self, kept: Sequence[Tensor | Drawn], divisor: float) -> LazyDeltas:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(kernels.compiled is None, reason="no kernels wer
 
 RUN = 4096  # entries that are fused at a time
 NUMEL = 2 * RUN + 3 * 64  # a rest that is fused, too
-KINDS = ["plain", "trimmed", "drawn", "sparse", "mixed"]
+KINDS = ["plain", "trimmed", "between", "drawn", "sparse", "mixed"]
 BAD = [float("nan"), -float("nan"), float("inf"), -float("inf")]
 
 
@@ -43,12 +44,15 @@ def sparse(count: int, seed: int, skip: int = 3) -> StoredSparse:
 
 
 def delta_of(kind: str, number: int, count: int, base: Tensor) -> LazyDelta:
-    kind = KINDS[number % 4] if kind == "mixed" else kind
+    kind = KINDS[number % 5] if kind == "mixed" else kind
     if kind == "sparse":
         return LazyDelta(sparse(count, number))
     delta = LazyDelta((base.float() + bf16(count, number, 0.25).float()).to(torch.bfloat16), base)
     if kind == "trimmed":
         return LazyDelta(delta.stored, base, threshold=1.0, ties=count // 2 * (number % 3))
+    if kind == "between":
+        ties = count // 2 * (number % 3)
+        return LazyDelta(delta.stored, base, threshold=0.5, highest=1.5, top_ties=ties)
     if kind == "drawn":
         mask = Draws(7, f"{number}", "w").mask(5, 5 + count, 0.3)
         return LazyDelta(delta.stored, base, kept=mask, divisor=0.3 if number % 2 else 1.0)
@@ -149,6 +153,8 @@ def test_level_entries_are_cut_where_the_trim_says(ties: int) -> None:
         for number in range(3)
     ]
     check(base, deltas, MERGES["elected"])
+    above = [replace(delta, highest=1.75, top_ties=ties) for delta in deltas]
+    check(base, above, MERGES["elected"])
 
 
 def test_too_few_values_of_a_sparse_delta_are_an_error() -> None:

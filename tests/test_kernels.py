@@ -99,6 +99,8 @@ def test_trimming_is_torchs(threshold: float, ties: int) -> None:
     (delta,) = odd_rows(1)
     delta[::7] = threshold
     both(computed(LazyDelta(delta, threshold=threshold, ties=ties)))
+    both(computed(LazyDelta(delta, highest=threshold, top_ties=ties)))
+    both(computed(LazyDelta(delta, threshold=1e-9, ties=4000, highest=threshold, top_ties=ties)))
 
 
 def every_half(dtype: torch.dtype) -> Tensor:

@@ -26,6 +26,27 @@ def test_a_trim_keeps_what_is_above_and_the_first_of_what_is_level(
         assert torch.equal(out, torch.where(stays, flat, torch.zeros_like(flat)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("level", [0.0, 2.0, 3e38])
+@pytest.mark.parametrize("last", [-1, 0, 18])
+def test_what_is_topped_and_what_is_trimmed_make_up_the_delta(
+    level: float, last: int, dtype: torch.dtype
+) -> None:
+    flat = torch.tensor([level, -level, 3.2e38, -3.2e38, 1.0, -0.0] * 6, dtype=dtype)
+    deltas = LazyDeltas.of(flat[None])
+    cut = Cut(float(torch.tensor(level, dtype=dtype)), last)
+    low, high = deltas.topped([cut], 0).tensor, deltas.trimmed([cut], 0).tensor
+    assert torch.equal(low + high, flat[None])
+    assert not bool((low * high).any())
+    assert not bool(deltas.topped([Cut.none()], 0).tensor.any())
+
+
+def test_what_is_topped_keeps_no_infinity_from_sight() -> None:
+    deltas = LazyDeltas.of(torch.tensor([[1.0, float("inf"), float("nan")]]))
+    assert deltas.topped([Cut(2.0, 9)], 0).tensor[0, 1:].isnan().all()
+    assert deltas.trimmed([Cut(2.0, 9)], 0).tensor[0, 1:].isfinite().tolist() == [False, False]
+
+
 def test_a_delta_is_stored_minus_base_then_trimmed_then_dropped() -> None:
     stored, base = torch.tensor([3.0, 1.5, -2.0, 9.0]), torch.ones(4, dtype=torch.bfloat16)
     deltas = LazyDeltas([LazyDelta(stored, base)], (2, 2), "F32")

@@ -69,7 +69,7 @@ INLINE int take_quickly(const Delta *delta, Py_ssize_t at, Py_ssize_t in, Py_ssi
     Py_ssize_t ties = delta->ties - (at + in);
     float divisor = delta->divisor, threshold = ties > 0 ? delta->below : delta->threshold;
     float lanes[LANES];
-    if (delta->values.dtype != BF16 || !delta->minus_base || delta->bits) return 0;
+    if (delta->values.dtype != BF16 || !delta->minus_base || delta->bits || delta->tops) return 0;
     if (delta->trims && (delta->kept || delta->draws || (0 < ties && ties < count))) return 0;
     kept = kept_of(delta, at + in, count, own);
     memcpy(lanes, squares->lanes, sizeof lanes);

@@ -31,6 +31,9 @@ typedef struct {
     int trims;
     float threshold, below; /* magnitudes up to it become 0; up to `below` among the first ... */
     Py_ssize_t ties;        /* ... so many */
+    int tops;
+    float highest, lower;   /* magnitudes above it are multiplied by 0; above `lower` among ... */
+    Py_ssize_t top_ties;    /* ... the first so many */
     const uint8_t *kept;    /* the mask, or NULL */
     int draws;              /* whether it is drawn instead, ... */
     Draws drawn;            /* ... and how */
@@ -94,7 +97,7 @@ INLINE uint64_t bits_from(const uint8_t *bits, Py_ssize_t at, Py_ssize_t count)
 /* whether there is nothing to do but to take the difference */
 INLINE int is_plain(const Delta *delta)
 {
-    return !delta->bits && !delta->trims && !delta->kept && !delta->draws;
+    return !delta->bits && !delta->trims && !delta->tops && !delta->kept && !delta->draws;
 }
 
 #if defined(BY_HAND)
@@ -152,6 +155,19 @@ INLINE void shrink(float *x, Py_ssize_t count, float threshold)
         x[i] = as_float(as_bits(x[i]) & 0x7fffffff) <= threshold ? 0.0f : x[i];
 }
 
+/* 0 for what is finite: no infinity is lost */
+INLINE void top(float *x, Py_ssize_t count, float highest)
+{
+    for (Py_ssize_t i = 0; i < count; i++)
+        x[i] = as_float(as_bits(x[i]) & 0x7fffffff) > highest ? x[i] * 0.0f : x[i];
+}
+
+/* how many of `count` entries from `at` on are among the first `ties` of all */
+INLINE Py_ssize_t among(Py_ssize_t ties, Py_ssize_t at, Py_ssize_t count)
+{
+    return ties < at ? 0 : ties - at < count ? ties - at : count;
+}
+
 /* which of entries at .. at + count are kept, perhaps in `own`; NULL where all are */
 INLINE const uint8_t *kept_of(const Delta *delta, Py_ssize_t at, Py_ssize_t count, uint8_t *own)
 {
@@ -166,14 +182,18 @@ INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *res
     uint8_t own[CHUNK];
     const uint8_t *kept = kept_of(delta, at, count, own);
     if (delta->trims) {
-        Py_ssize_t ties = delta->ties - at < 0 ? 0 : delta->ties - at;
-        ties = ties < count ? ties : count;
+        Py_ssize_t ties = among(delta->ties, at, count);
         if (!ties) shrink(x, count, delta->threshold); /* a length the compiler may know */
         else if (ties == count) shrink(x, count, delta->below);
         else {
             shrink(x, ties, delta->below);
             shrink(x + ties, count - ties, delta->threshold);
         }
+    }
+    if (delta->tops) {
+        Py_ssize_t ties = among(delta->top_ties, at, count);
+        top(x, ties, delta->lower);
+        top(x + ties, count - ties, delta->highest);
     }
     if (kept) {
         float divisor = delta->divisor;

@@ -47,6 +47,8 @@ enum { OFTEN = 1 << 12 }; /* entries squared in float32 before float64 takes ove
 
 INLINE float as_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 INLINE uint32_t as_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
+/* of magnitudes; below 0 there is only what nothing is level with */
+INLINE float next_below(float x) { return x > 0.0f ? as_float(as_bits(x) - 1) : -1.0f; }
 INLINE Py_ssize_t size_of(int dtype) { return dtype == F32 ? 4 : 2; }
 
 INLINE int lowest_bit(uint64_t word)

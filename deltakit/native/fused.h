@@ -14,16 +14,18 @@ static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Ru
     float mass = 0.0f;
     for (Py_ssize_t r = 0; r < k; r++) {
         const Delta *delta = deltas + r;
-        const Py_ssize_t ties = delta->ties - run->from;
-        const int own = delta->bits ? SPARSE : delta->draws ? DRAWN : TRIMMED;
+        const Py_ssize_t ties = delta->ties - run->from, top_ties = delta->top_ties - run->from;
+        const int own = delta->bits ? SPARSE : delta->draws ? DRAWN : delta->tops ? BETWEEN : TRIMMED;
         Row *row = run->rows + r;
         if (delta->values.dtype != BF16 || delta->kept || (r && own != kind)) return -1;
         if (r && delta->minus_base != run->minus_base) return -1;
-        if (own != TRIMMED && delta->trims) return -1;
+        if ((own == SPARSE || own == DRAWN) && (delta->trims || delta->tops)) return -1;
         if (own == SPARSE && (delta->minus_base || delta->draws)) return -1;
         if (delta->trims && 0 < ties && ties < run->n) return -1;
+        if (delta->tops && 0 < top_ties && top_ties < run->n) return -1;
         *row = (Row){.stored = (const uint16_t *)delta->stored};
         row->threshold = !delta->trims ? -1.0f : ties > 0 ? delta->below : delta->threshold;
+        row->highest = top_ties > 0 ? delta->lower : delta->highest;
         row->kept_over = delta->divisor;
         row->weight = formula->weights[r];
         row->vote = formula->elects ? formula->votes[r] : 0.0f;

@@ -49,7 +49,7 @@ static int draws_of(PyObject *tuple, Draws *out)
 }
 
 /* a tuple of (values, minus the base, threshold or None, ties, kept or 0, how it is drawn or None,
- * divisor, bits or 0, bits to skip, number of values) */
+ * divisor, bits or 0, bits to skip, number of values, highest or None, its ties) */
 static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
 {
     Py_ssize_t k = PyTuple_Size(tuple);
@@ -58,15 +58,15 @@ static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
         return -1;
     }
     for (Py_ssize_t r = 0; r < k; r++) {
-        PyObject *row = PyTuple_GetItem(tuple, r), *part[10];
-        for (int i = 0; i < 10; i++)
+        PyObject *row = PyTuple_GetItem(tuple, r), *part[12];
+        for (int i = 0; i < 12; i++)
             if (!(part[i] = PyTuple_GetItem(row, i))) return -1;
         Delta *delta = out + r;
         if (values_of(part[0], &delta->values) != 1) return -1;
         delta->minus_base = PyObject_IsTrue(part[1]);
         delta->trims = part[2] != Py_None;
         delta->threshold = delta->trims ? (float)PyFloat_AsDouble(part[2]) : 0.0f;
-        delta->below = delta->threshold > 0.0f ? as_float(as_bits(delta->threshold) - 1) : -1.0f;
+        delta->below = next_below(delta->threshold);
         delta->ties = PyLong_AsSsize_t(part[3]);
         delta->kept = PyLong_AsVoidPtr(part[4]);
         if ((delta->draws = draws_of(part[5], &delta->drawn)) < 0) return -1;
@@ -74,6 +74,10 @@ static Py_ssize_t deltas_of(PyObject *tuple, Py_ssize_t most, Delta *out)
         delta->bits = PyLong_AsVoidPtr(part[7]);
         delta->skip = PyLong_AsSsize_t(part[8]);
         delta->left = PyLong_AsSsize_t(part[9]);
+        delta->tops = part[10] != Py_None;
+        delta->highest = delta->tops ? (float)PyFloat_AsDouble(part[10]) : 0.0f;
+        delta->lower = next_below(delta->highest);
+        delta->top_ties = PyLong_AsSsize_t(part[11]);
         if (PyErr_Occurred()) return -1;
     }
     return k;
@@ -284,7 +288,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 5) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 6) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -16,14 +16,15 @@
 
 enum { MOST_FUSED = 8, NOT_FINITE = 0x99 /* NaN of both kinds, infinity of both signs */ };
 
-/* Of all deltas of a run: read whole and trimmed, if only by a threshold below 0; read whole and
- * dropped at random; or stored sparse. */
-typedef enum { TRIMMED, DRAWN, SPARSE } Kind;
+/* Of all deltas of a run: read whole and trimmed, if only by a threshold below 0; trimmed from above
+ * too; read whole and dropped at random; or stored sparse. */
+typedef enum { TRIMMED, BETWEEN, DRAWN, SPARSE } Kind;
 
 /* What is done to a delta, and where its next values are. */
 typedef struct {
     const uint16_t *stored;
-    float threshold, kept_over; /* what is trimmed, and the divisor of what is kept at random */
+    float threshold, highest; /* what is trimmed, from below and from above */
+    float kept_over;          /* the divisor of what is kept at random */
     float weight, vote, divisor;
 } Row;
 
@@ -90,9 +91,13 @@ FUSED INLINE __m512 merged_16(const Run *run, const Py_ssize_t k, const Kind kin
         y[r] = widened_16(halves[r], odd);
         if (kind != SPARSE && run->minus_base) y[r] = _mm512_sub_ps(y[r], b);
         *squares = _mm512_add_ps(*squares, _mm512_mul_ps(y[r], y[r]));
-        if (kind == TRIMMED)
-            stays[r] = _mm512_cmp_ps_mask(_mm512_abs_ps(y[r]),
-                                          _mm512_set1_ps(row->threshold), _CMP_GT_OQ);
+        if (kind == TRIMMED || kind == BETWEEN) {
+            const __m512 magnitude = _mm512_abs_ps(y[r]);
+            stays[r] = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(row->threshold), _CMP_GT_OQ);
+            if (kind == BETWEEN)
+                stays[r] = _mm512_mask_cmp_ps_mask(stays[r], magnitude,
+                                                   _mm512_set1_ps(row->highest), _CMP_LE_OQ);
+        }
         else if (kind == DRAWN) {
             stays[r] = (__mmask16)_pext_u32(kept[r], odd ? 0xaaaaaaaau : 0x55555555u);
             if (row->kept_over != 1.0f)
@@ -182,7 +187,7 @@ FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const 
     memset(&up, 0, sizeof up);
     for (Py_ssize_t at = 0; at < own.n; at += LANES) {
         uint32_t bits[LANES / 32][MOST_FUSED];
-        for (Py_ssize_t r = 0; r < k && kind != TRIMMED; r++) {
+        for (Py_ssize_t r = 0; r < k && (kind == DRAWN || kind == SPARSE); r++) {
             bits[0][r] = (uint32_t)own.words[r][at / 64];
             bits[1][r] = (uint32_t)(own.words[r][at / 64] >> 32);
         }
@@ -204,13 +209,14 @@ FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const 
     FUSE_K(kind, 0, 0) FUSE_K(kind, 0, 1) FUSE_K(kind, 1, 0) FUSE_K(kind, 1, 1)
 
 FUSE_EACH(TRIMMED)
+FUSE_EACH(BETWEEN)
 FUSE_EACH(DRAWN)
 FUSE_EACH(SPARSE)
 
 typedef void Fuse(Run *run, Py_ssize_t k, Sums *sums);
-static Fuse *const fuses[3][2][2] = {
+static Fuse *const fuses[4][2][2] = {
 #define EACH(kind) {{fuse_##kind##_0_0, fuse_##kind##_0_1}, {fuse_##kind##_1_0, fuse_##kind##_1_1}}
-    EACH(TRIMMED), EACH(DRAWN), EACH(SPARSE)
+    EACH(TRIMMED), EACH(BETWEEN), EACH(DRAWN), EACH(SPARSE)
 #undef EACH
 };
 

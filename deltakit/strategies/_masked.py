@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._masking import Inverse
 from deltakit.strategies._settings import Density, DropRate
 from deltakit.strategies._stack import Stack
@@ -65,10 +66,6 @@ class WithoutTails(Strategy):
             for count in self.mask().counts(whole.numel):
                 whole.cut_at(expert, count)
 
-    @property
-    def as_stored(self) -> bool:
-        return False
-
     def check(self) -> None:
         self.mask()
 
@@ -76,5 +73,5 @@ class WithoutTails(Strategy):
         """Return the mask that goes before the merge."""
         return Outliers(self.density, self.gamma)
 
-    def thinned(self, stack: Stack) -> Tensor:
-        return self.mask().apply(stack)
+    def thinned(self, stack: Stack) -> LazyDeltas:
+        return self.mask().lazily(stack)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._facts import whole_of
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Density, DropRate
@@ -56,16 +57,15 @@ class Outliers(Masking):
         return top, min(numel, top + ops.kept_count(numel, self.density))
 
     def apply(self, stack: Stack) -> Tensor:
-        import torch
+        return self.lazily(stack).tensor
 
+    def lazily(self, stack: Stack) -> LazyDeltas:
+        """Return what `apply` does, not yet computed."""
         whole = whole_of(stack)
-        masked = torch.zeros_like(stack.deltas)
         if not whole.numel:
-            return masked
-        top, last = self.counts(whole.numel)
-        for expert, delta in enumerate(stack.deltas):
-            flat = delta.reshape(-1)
-            kept = whole.cut_at(expert, last).keeps(flat, stack.start)
-            kept &= ~whole.cut_at(expert, top).keeps(flat, stack.start)
-            masked[expert] = (flat * kept).reshape(delta.shape)
-        return masked
+            return stack.lazy
+        top, last = (
+            [whole.cut_at(expert, count) for expert in range(len(stack.lazy))]
+            for count in self.counts(whole.numel)
+        )
+        return stack.lazy.trimmed(last, stack.start).topped(top, stack.start)
