@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deltakit.cut import Cut
 from deltakit.magnitudes import Blocks, between, from_top, index_of
@@ -53,13 +53,11 @@ class Bracket:
     """
 
     def __init__(self, count: int, low: int, high: int, most: int) -> None:
-        self._most = most
         self._takes_zeros = low == 0  # they are only counted: most of a sparse delta is zeros
         self.low, self.high = max(low, 1), max(high, 1)
         self._wanted, self._above, self._inside, self._numel = count, 0, 0, 0
         self._nbytes = 4
-        self._values: list[np.ndarray] = []
-        self._places: list[tuple[int, np.ndarray]] = []  # index of a block, and those in the block
+        self._held = _Held(most)
         self._counts: np.ndarray | None = None
 
     def take(self, above: int, values: np.ndarray, places: np.ndarray, numel: int) -> bool:
@@ -67,15 +65,16 @@ class Bracket:
         self._nbytes = values.dtype.itemsize
         self._above += above
         self._inside += len(values)
-        self._values.append(values)
-        self._places.append((self._numel, places))
-        self._numel += numel
         if self._above >= self._wanted:
             return False
-        if self._inside > self._most:
+        if self._counts is not None:
+            self._counts += self._counted(values)
+        elif not self._held.add(values, places, self._numel):
             if self.high - self.low >= _MOST_PATTERNS:
                 return False
-            self._let_go()
+            self._counts = self._counted(self._held.values) + self._counted(values)
+            self._held = _Held(0)
+        self._numel += numel
         return True
 
     def cut(self, blocks: Blocks) -> Cut | None:
@@ -87,38 +86,65 @@ class Bracket:
             wanted -= self._inside
             zeros = self._numel - self._above - self._inside
             return Cut.at(0, 4, None if wanted == zeros else index_of(blocks, 0, wanted))
-        if self._counts is not None:
+        if self._counts is None:
+            pattern, last = self._held.largest(wanted)
+        else:
             number, above = from_top(self._counts, wanted)
             pattern, level, wanted = self.low + number, self._counts[number], wanted - above
             last = None if wanted == level else index_of(blocks, pattern, wanted)
-        else:
-            pattern, last = self._held(wanted)
         return Cut.at(pattern, self._nbytes, last)
 
-    def _let_go(self) -> None:
+    def _counted(self, values: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        numbers = np.concatenate(self._values) - self.low
-        counts = np.bincount(numbers, minlength=self.high - self.low + 1)
-        self._counts = counts if self._counts is None else self._counts + counts
-        self._values, self._places = [], []
+        return np.bincount(values - self.low, minlength=self.high - self.low + 1)
 
-    def _held(self, wanted: int) -> tuple[int, int | None]:
+
+class _Held:
+    """At most so many patterns and where they were found.
+
+    In memory that doubles: an array kept of every block, small and between large ones that are
+    freed, would leave the allocator with holes into which no further block fits.
+    """
+
+    def __init__(self, most: int) -> None:
+        import numpy as np
+
+        self._most, self._length = most, 0
+        self._values, self._places = np.empty(0, np.int32), np.empty(0, np.int64)
+
+    @property
+    def values(self) -> np.ndarray:
+        return self._values[: self._length]
+
+    def add(self, values: np.ndarray, places: np.ndarray, start: int) -> bool:
+        """Hold those of a block that begins at `start`; False, and nothing done, if too many."""
+        first, last = self._length, self._length + len(values)
+        if last > self._most:
+            return False
+        if last > len(self._places):
+            self._values = _longer(self._values[:first], 2 * last, values.dtype)
+            self._places = _longer(self._places[:first], 2 * last, self._places.dtype)
+        self._values[first:last] = values
+        self._places[first:last] = places
+        self._places[first:last] += start
+        self._length = last
+        return True
+
+    def largest(self, wanted: int) -> tuple[int, int | None]:
         """Return the pattern of the `wanted`-th largest, and the last index kept if not all are."""
         import numpy as np
 
-        if self.low == self.high:
-            pattern, at, level = self.low, wanted - 1, self._inside
-        else:
-            values = np.concatenate(self._values)
-            pattern = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
-            places = np.flatnonzero(values == pattern)
-            wanted -= int(np.count_nonzero(values > pattern))
-            at, level = int(places[wanted - 1]), len(places)
-        if wanted == level:
-            return pattern, None
-        for start, places in self._places:
-            if at < len(places):
-                return pattern, start + int(places[at])
-            at -= len(places)
-        raise AssertionError("fewer places than values")
+        values = self.values
+        pattern = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
+        level = np.flatnonzero(values == pattern)
+        wanted -= int(np.count_nonzero(values > pattern))
+        return pattern, None if wanted == len(level) else int(self._places[level[wanted - 1]])
+
+
+def _longer(values: np.ndarray, length: int, dtype: np.dtype[Any]) -> np.ndarray:
+    import numpy as np
+
+    longer = np.empty(length, dtype)
+    longer[: len(values)] = values
+    return longer

@@ -143,7 +143,7 @@ def test_squares_are_summed_to_float32_precision() -> None:
 
 def beside(deltas: list[LazyDelta], base: LazyDelta | None) -> Whole:
     """Return the facts of a parameter that is one block."""
-    together = Together(len(deltas), lambda _: [deltas], lambda _: [deltas], lambda _: 0)
+    together = Together(len(deltas), lambda *_: [deltas], lambda _: [deltas], lambda _: 0)
     bases = None if base is None else lambda: [base]
     return Whole(deltas[0].numel(), lambda _: [], together=together, base=bases)
 

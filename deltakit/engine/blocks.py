@@ -16,14 +16,12 @@ from deltakit.engine.room import ROOMS, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.stored import in_memory
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._whole import Together, Whole
+from deltakit.strategies._whole import LONG, SHORT, Together, Whole
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-LOOK_BLOCK = 1 << 18  # fixed, so that a sum over a tensor does not depend on the block size
-_LAZY_BLOCK = 1 << 20  # what is not computed may be long
 _PLACES, _APART = (8, 64), 1 << 21  # of a sample: fewest and most, and as far apart as that
 _STRETCH, _SHARE = (2048, 16384), 256  # entries at each: fewest and most, and such a part of all
 
@@ -148,18 +146,18 @@ class StackReader:
     def _look_buffers(self) -> Buffers:
         buffers: Buffers | None = getattr(self._own, "buffers", None)
         if buffers is None:
-            buffers = self._own.buffers = Buffers(len(self._plan.experts), _LAZY_BLOCK)
+            buffers = self._own.buffers = Buffers(len(self._plan.experts), LONG)
         return buffers
 
     def _bases(self, name: str) -> Iterator[LazyDelta]:
         """Yield the base's parameter in blocks of the same sizes, in that same buffer."""
         numel = self._plan.base.infos[name].numel
-        for start in range(0, numel, _LAZY_BLOCK):
-            stop = min(start + _LAZY_BLOCK, numel)
+        for start in range(0, numel, LONG):
+            stop = min(start + LONG, numel)
             yield self._base_block(name, start, stop, self._look_buffers())
 
     def _lazy_blocks(
-        self, name: str, experts: Sequence[int], block: int = _LAZY_BLOCK
+        self, name: str, experts: Sequence[int], block: int
     ) -> Iterator[list[LazyDelta]]:
         """Yield a few experts' deltas of a parameter, block after block."""
         numel = self._plan.base.infos[name].numel
@@ -167,7 +165,7 @@ class StackReader:
             yield self._look(name, experts, start, min(start + block, numel))
 
     def _blocks(self, name: str, expert: int) -> Iterator[Tensor]:
-        return (delta.tensor for (delta,) in self._lazy_blocks(name, [expert], LOOK_BLOCK))
+        return (delta.tensor for (delta,) in self._lazy_blocks(name, [expert], SHORT))
 
     def _sample(self, name: str, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
         """Yield stretches of a few experts' deltas from all over a parameter."""
@@ -181,9 +179,9 @@ class StackReader:
         return sum(source.most_values(name, infos[name].numel) for name in names)
 
     def _lazy_blocks_of_model(
-        self, group: Group, experts: Sequence[int]
+        self, group: Group, experts: Sequence[int], block: int
     ) -> Iterator[list[LazyDelta]]:
-        return chain.from_iterable(self._lazy_blocks(name, experts) for name in group.names)
+        return chain.from_iterable(self._lazy_blocks(name, experts, block) for name in group.names)
 
     def _blocks_of_model(self, group: Group, expert: int) -> Iterator[Tensor]:
         return chain.from_iterable(self._blocks(name, expert) for name in group.names)

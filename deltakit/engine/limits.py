@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from deltakit.bracket import MOST_HELD
 from deltakit.engine.room import ROOMS
 from deltakit.errors import BadValue
-from deltakit.strategies._whole import MOST_TOGETHER
+from deltakit.strategies._settings import Unit
+from deltakit.strategies._whole import LONG, MOST_TOGETHER
 
-DEFAULT_BLOCK = 1 << 19  # entries
+DEFAULT_BLOCK = 1 << 17  # entries
 KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
@@ -72,20 +73,25 @@ class Limits:
 def look_bytes(held: int, experts: int) -> int:
     """Return the bytes a thread holds at most while it finds the cuts of tensors of `held` entries.
 
-    Patterns and places of the experts it looks at together, and copies of those of one.
+    Patterns and places of the experts it looks at together, in memory that doubles, a copy of those
+    of one, and what is found in one block.
     """
-    together = min(held * min(experts, MOST_TOGETHER), MOST_HELD)
-    return 8 * together + 16 * min(held, MOST_HELD)
+    together = min(experts, MOST_TOGETHER)
+    return 32 * min(held * together, MOST_HELD) + 8 * together * min(held, LONG)
 
 
-def entry_bytes(experts: int, whole: bool = False, wide: bool = False) -> int:
+def entry_bytes(experts: int, unit: Unit = "element", wide: bool = False) -> int:
     """Return the scratch bytes one entry of a block needs: raw, base, stack and temporaries.
 
-    Of a `whole` tensor also what factoring it takes: factors of each task, and LAPACK's own.
-    `wide`: deltas are summed in float64.
+    Of a whole `tensor` also what factoring it takes: factors of each task, and LAPACK's own. In a
+    `row`, entries are ordered, with 64 bits for each. What is allocated anew for every block leaves
+    holes as large as itself, until they are given back. `wide`: deltas are summed in float64.
     """
     number = 8 if wide else 4
-    return 8 + 8 + number * (4 * experts + 6) + whole * number * (2 * experts + 8)
+    entry = 8 + 8 + number * (4 * experts + 6)
+    if unit == "tensor":
+        return entry + number * (2 * experts + 8)
+    return 2 * (entry + (16 * experts if unit == "row" else 0))
 
 
 def kernel_entry_bytes(experts: int) -> int:

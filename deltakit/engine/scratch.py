@@ -19,6 +19,7 @@ from deltakit.engine.limits import (
 )
 from deltakit.engine.shapes import output_info, row_length
 from deltakit.recipe import Effective, Recipe
+from deltakit.strategies._settings import coarsest
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 
@@ -76,12 +77,11 @@ def settled(
     infos = {name: base.infos[name] for group in groups for name in group.names}
     every = [info.numel for info in base.infos.values()]
     largest = max((info.numel for info in infos.values()), default=max(every))
-    least, looked, whole = 0, 0, False
+    least, looked = 0, 0
     for name, info in infos.items():
         method = effective[name].method
         if method.unit != "element":
             least = max(least, row_length(info) if method.unit == "row" else info.numel)
-            whole |= method.unit == "tensor"
         if method.looks != "nothing":
             held = largest if method.looks == "model" else info.numel
             looked = max(looked, look_bytes(held, len(experts)))
@@ -89,7 +89,8 @@ def settled(
         entry, usual = kernel_entry_bytes(len(experts)), KERNEL_BLOCK
     else:
         usual = DEFAULT_BLOCK
-        entry = entry_bytes(len(experts), whole, recipe.accumulate is not None)
+        unit = coarsest(["element", *(effective[name].method.unit for name in infos)])
+        entry = entry_bytes(len(experts), unit, recipe.accumulate is not None)
         entry += keeping.entry_bytes if keeping else 0
     threads, block = limits.settle(entry, largest, looked, least, usual)
     return Scratch(threads, block, entry, looked)

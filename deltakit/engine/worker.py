@@ -10,6 +10,7 @@ from deltakit.dtypes import DTYPES
 from deltakit.engine.blocks import Buffers, StackReader, room_bytes
 from deltakit.engine.device import Device
 from deltakit.engine.fold import Fold
+from deltakit.engine.heap import Heap
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Tally
@@ -38,13 +39,17 @@ class Worker:
         self._allow_nonfinite, self._fold, self._device = allow_nonfinite, fold, device
         self._reader = StackReader(plan)
         self._room_bytes = room_bytes(plan)
-        self._own = threading.local()
+        self._own, self._heap = threading.local(), Heap()
 
     def do(self, piece: Unit | Look) -> None:
         """Bring one unit from the inputs to the output, or find what later units will need."""
         if isinstance(piece, Look):
             self._look(piece)
-            return
+        else:
+            self._bring(piece)
+        self._heap.work_done()
+
+    def _bring(self, piece: Unit) -> None:
         buffers = self._buffers()
         room = buffers.room()
         info = self._plan.output_info(piece.name)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
 from deltakit.cut import Cut
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._whole import Whole
-from deltakit.trim import find_cut
+from deltakit.strategies._whole import LONG, SHORT, Whole
+from deltakit.trim import find_cuts
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-# Values made of a block of all experts, from its deltas (k, n) and the flat index it begins at.
-Derived = Callable[["Tensor", int], "Tensor"]
 
 
 def whole_of(stack: Stack) -> Whole:
@@ -32,22 +30,6 @@ def of_model(stack: Stack) -> Stack:
     return dataclasses.replace(
         stack, whole=stack.model, start=stack.model_start + stack.start, model_start=0
     )
-
-
-def side_by_side(whole: Whole, experts: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield flat blocks of all experts at once: their first index, and deltas (k, n)."""
-    import torch
-
-    each = [iter(whole.blocks(expert)) for expert in range(experts)]
-    start = 0
-    for first in each[0]:
-        # A reader may use one buffer for all: each block is copied before the next is read.
-        together = torch.empty(experts, len(first), dtype=first.dtype)
-        together[0] = first
-        for row, blocks in zip(together[1:], each[1:], strict=True):
-            row.copy_(next(blocks))
-        yield start, together
-        start += len(first)
 
 
 def gram(whole: Whole, experts: int, *, of_models: bool = False) -> np.ndarray:
@@ -65,7 +47,7 @@ def gram(whole: Whole, experts: int, *, of_models: bool = False) -> np.ndarray:
         first, second = np.triu_indices(rows)
         found = np.zeros((rows, rows))
         bases = base() if base is not None else repeat(None)
-        for deltas, given in zip(whole.side_by_side(experts), bases, strict=False):
+        for deltas, given in zip(whole.side_by_side(experts, LONG), bases, strict=False):
             lanes = np.zeros((len(first), kernels.LANES))
             if not kernels.gram(deltas, None if given is None else given.stored, lanes):
                 wide = [row.tensor.double().numpy() for row in (*deltas, given) if row is not None]
@@ -100,32 +82,57 @@ def cosines(products: np.ndarray) -> np.ndarray:
     return found
 
 
-def derived_cut(stack: Stack, key: object, values: Derived, count: int) -> Cut:
-    """Return where the `count` largest of values made of all experts' deltas end."""
-    whole, experts = whole_of(stack), len(stack.deltas)
+def derived_cuts(
+    stack: Stack, key: object, values: Callable[[Tensor], Tensor], count: int
+) -> list[Cut]:
+    """Return where the `count` largest of each row of `values` end.
 
-    def blocks() -> Iterator[Tensor]:
-        return (values(block, start) for start, block in side_by_side(whole, experts))
+    `values` are made of a block of all experts' deltas: (k, n) -> (rows, n).
+    """
+    whole, experts = whole_of(stack), len(stack.lazy)
 
-    found: Cut = whole.fact(("derived cut", key, count), lambda: find_cut(blocks, count))
+    def made(blocks: Iterable[Sequence[LazyDelta]]) -> Iterator[list[Tensor]]:
+        return (list(values(_computed(block))) for block in blocks)
+
+    def find() -> list[Cut]:
+        return find_cuts(
+            lambda: made(whole.side_by_side(experts, SHORT)),
+            lambda: made(whole.sample(experts)),
+            count,
+            whole.numel,
+        )
+
+    found: list[Cut] = whole.fact(("derived cuts", key, count), find)
     return found
 
 
-def derived_totals(stack: Stack, key: object, values: Derived) -> list[float]:
-    """Return the float64 sum, expert by expert, of values made of all deltas: (k, n) each."""
+def derived_totals(
+    stack: Stack, key: object, values: Callable[[Tensor, int], Tensor]
+) -> list[float]:
+    """Return the float64 sum of each row of `values`.
+
+    They are made of a block of all experts' deltas and the flat index it begins at:
+    (k, n) -> (rows, n), at most k rows; the sums of further ones are 0.
+    """
     import numpy as np
 
-    whole, experts = whole_of(stack), len(stack.deltas)
+    whole, experts = whole_of(stack), len(stack.lazy)
 
     def find() -> list[float]:
-        sums = [0.0] * experts
-        for start, block in side_by_side(whole, experts):
-            for expert, row in enumerate(values(block, start).numpy()):
+        sums, start = [0.0] * experts, 0
+        for block in whole.side_by_side(experts, SHORT):
+            for expert, row in enumerate(values(_computed(block), start).numpy()):
                 sums[expert] += float(np.add.reduce(row, dtype=np.float64))
+            start += block[0].numel()
         return sums
 
     found: list[float] = whole.fact(("derived totals", key), find)
     return found
+
+
+def _computed(block: Sequence[LazyDelta]) -> Tensor:
+    """Return the deltas of all experts: (k, n)."""
+    return LazyDeltas(block, (block[0].numel(),), block[0].dtype).tensor
 
 
 def squares(whole: Whole, expert: int) -> list[float]:

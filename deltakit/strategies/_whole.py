@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_TOGETHER = 4
+# Entries of a block, the same for every merge, so that a sum of a tensor does not depend on how
+# the work is cut: what is not computed may be long, what is computed in float64 must not.
+LONG, SHORT = 1 << 19, 1 << 17
 
 
 @dataclass(frozen=True)
 class Together:
     """How several experts are read side by side, and the base they share only once.
 
-    `blocks(experts)` yields consecutive blocks, one of each expert, not yet computed;
-    `sample(experts)` stretches from all over; `most(expert)` tells how many entries may be other
-    than 0.
+    `blocks(experts, entries)` yields consecutive blocks of so many entries, one of each expert, not
+    yet computed; `sample(experts)` stretches from all over; `most(expert)` tells how many entries
+    may be other than 0.
     """
 
     experts: int
-    blocks: Callable[[Sequence[int]], Iterable[Sequence[LazyDelta]]]
+    blocks: Callable[[Sequence[int], int], Iterable[Sequence[LazyDelta]]]
     sample: Callable[[Sequence[int]], Iterable[Sequence[LazyDelta]]]
     most: Callable[[int], int]
 
@@ -50,8 +53,8 @@ class Whole:
     not the engine's block size, so that a sum has the same bits however the work is cut. Threads
     that ask for one fact wait for the first of them; different facts are found side by side.
     `together` reads several experts side by side, by which their cuts are found sooner. `base()`,
-    where a base is at hand, yields it in the blocks of `side_by_side`. `parts` are the entries of
-    each parameter where this is a whole model.
+    where a base is at hand, yields it in blocks of LONG entries, as `side_by_side` does. `parts`
+    are the entries of each parameter where this is a whole model.
     """
 
     def __init__(
@@ -96,7 +99,10 @@ class Whole:
         # Of a sparse delta with few values only zeros would be cut.
         experts = [expert for expert in group if together.most(expert) > count]
         if experts:
-            read, sample = (partial(way, experts) for way in (together.blocks, together.sample))
+            read, sample = (
+                partial(together.blocks, experts, LONG),
+                partial(together.sample, experts),
+            )
             cuts |= zip(experts, find_cuts(read, sample, count, self.numel), strict=True)
         return cuts
 
@@ -113,13 +119,22 @@ class Whole:
         """Return one expert's delta as consecutive flat blocks, in memory used again."""
         return self._blocks(expert)
 
-    def side_by_side(self, experts: int) -> Iterable[Sequence[LazyDelta]]:
-        """Return consecutive blocks of all experts: each valid until the next is asked for."""
+    def side_by_side(self, experts: int, entries: int) -> Iterable[Sequence[LazyDelta]]:
+        """Return consecutive blocks of all experts: each valid until the next is asked for.
+
+        Of `entries` entries, where they are read side by side.
+        """
         if self._together is not None:
-            return self._together.blocks(range(experts))
+            return self._together.blocks(range(experts), entries)
         # A reader may use one buffer for all: each block is copied before the next is read.
         each = (map(_copied, self._blocks(expert)) for expert in range(experts))
         return zip(*each, strict=True)
+
+    def sample(self, experts: int) -> Iterable[Sequence[LazyDelta]]:
+        """Return stretches of all experts from all over, or all there is."""
+        if self._together is not None:
+            return self._together.sample(range(experts))
+        return self.side_by_side(experts, SHORT)
 
     def fact(self, key: Any, find: Callable[[], Any]) -> Any:
         """Return what `find` finds, remembered by `key`; it reads `blocks`, never a slice."""

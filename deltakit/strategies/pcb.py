@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.cut import Cut
-from deltakit.strategies._facts import derived_cut, of_model, whole_of
+from deltakit.strategies._facts import derived_cuts, of_model, whole_of
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._strategy import Strategy, check_positive_weights
@@ -65,8 +66,9 @@ class Pcb(Strategy):
         flat = stack.deltas.reshape(len(stack.deltas), -1)
         scores = self.scores(stack, flat)
         shares = torch.zeros_like(scores)
-        for expert, score in enumerate(scores):
-            cut, highest = self.winners(stack, expert)
+        for expert, (score, (cut, highest)) in enumerate(
+            zip(scores, self.winners(stack), strict=True)
+        ):
             span = highest - cut.threshold
             won = cut.keeps(score, stack.start) & (score > 0.0)
             balance = (score - cut.threshold) / span if span > 0.0 else torch.ones_like(score)
@@ -100,15 +102,13 @@ class Pcb(Strategy):
         found: tuple[float, float] = whole.fact(("extremes", expert), find)
         return found
 
-    def winners(self, stack: Stack, expert: int) -> tuple[Cut, float]:
-        """Return where an expert's largest scores end, and the largest of them."""
-        whole = whole_of(stack)
-        if not whole.numel:
-            return Cut(0.0, -1), 0.0
-
-        def of_expert(block: Tensor, _: int) -> Tensor:
-            return self.scores(stack, block)[expert]
-
-        count = ops.kept_count(whole.numel, self.r)
-        first = derived_cut(stack, ("pcb", expert), of_expert, 1)
-        return derived_cut(stack, ("pcb", expert), of_expert, count), first.threshold
+    def winners(self, stack: Stack) -> list[tuple[Cut, float]]:
+        """Return where each expert's largest scores end, and the largest of them."""
+        numel = whole_of(stack).numel
+        if not numel:
+            return [(Cut(0.0, -1), 0.0)] * len(stack.lazy)
+        cuts, first = (
+            derived_cuts(stack, "pcb", partial(self.scores, stack), count)
+            for count in (ops.kept_count(numel, self.r), 1)
+        )
+        return [(cut, largest.threshold) for cut, largest in zip(cuts, first, strict=True)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._facts import derived_cut, derived_totals
+from deltakit.strategies._facts import derived_cuts, derived_totals
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
@@ -71,12 +71,8 @@ class Sce(Strategy):
         vary = derived_totals(stack, "varying", lambda block, _: _variance(block).ne(0)[None])[0]
         if not vary:
             return deltas * 0
-        cut = derived_cut(
-            stack,
-            "variance",
-            lambda block, _: _variance(block),
-            ops.kept_count(int(vary), self.topk),
-        )
+        count = ops.kept_count(int(vary), self.topk)
+        (cut,) = derived_cuts(stack, "variance", lambda block: _variance(block)[None], count)
         kept = cut.keeps(_variance(deltas).reshape(-1), start).reshape(deltas.shape[1:])
         return deltas * kept
 

@@ -118,4 +118,4 @@ def test_factoring_a_matrix_of_4096_by_4096_stays_within_the_plans_memory(name: 
     merged = get(name).merge(Stack(deltas))
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert bool(merged.isfinite().all())
-    assert peak < 4096 * 4096 * entry_bytes(2, whole=True)
+    assert peak < 4096 * 4096 * entry_bytes(2, "tensor")

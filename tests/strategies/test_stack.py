@@ -153,7 +153,7 @@ def test_cuts_of_a_few_experts_are_found_in_one_reading_and_those_of_sparse_ones
     deltas[5, 60:] = 0.0
     lazy = [[LazyDelta(part) for part in delta.split(70)] for delta in deltas]
 
-    def blocks(experts: Sequence[int]) -> list[list[LazyDelta]]:
+    def blocks(experts: Sequence[int], _: int = 0) -> list[list[LazyDelta]]:
         reads.append(list(experts))
         return [[lazy[expert][number] for expert in experts] for number in range(5)]
 

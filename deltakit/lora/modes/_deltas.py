@@ -88,13 +88,13 @@ class _Formed:
         return self._held
 
     def blocks(self, expert: int) -> Iterator[Tensor]:
-        return (deltas[0].tensor for deltas in self.side_by_side([expert]))
+        return (deltas[0].tensor for deltas in self.side_by_side([expert], BLOCK))
 
-    def side_by_side(self, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
+    def side_by_side(self, experts: Sequence[int], entries: int) -> Iterator[list[LazyDelta]]:
         if len(self._each) * self.numel * self._dtype.itemsize <= MOST_HELD:
             self._hold()
-        for start in range(0, self.numel, BLOCK):
-            stop = min(start + BLOCK, self.numel)
+        for start in range(0, self.numel, entries):
+            stop = min(start + entries, self.numel)
             if self._held is None:
                 yield [LazyDelta(row) for row in self._form(experts, start, stop)]
             else:
