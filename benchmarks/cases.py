@@ -13,7 +13,7 @@ from benchmarks import synthetic
 from benchmarks.command import Command
 from deltakit.importance import ImportanceMap
 from deltakit.store import Store
-from deltakit.strategies import names
+from deltakit.strategies import Method, get, names
 
 MASKS = {
     "sotu": "--mask sotu --p 0.9 --seed 0",
@@ -83,6 +83,18 @@ CASES = (
     Case("sotu_stored", "task_arithmetic", mask="sotu"),
     Case("ties_stored", "ties", "density=0.1", mask="magnitude"),
 )
+
+
+def of_every_strategy() -> list[Case]:
+    """Return a merge by each strategy that works on blocks and needs no importance map."""
+    named = {case.name: case for case in CASES}
+    found = []
+    for name in names():
+        strategy = get(name)
+        if strategy.unit != "tensor" and not strategy.needs_importance:
+            computes = not Method(strategy).combines
+            found.append(named.get(name) or Case(name, name, torch=computes, experts=strategy.most))
+    return found
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,13 @@ _MERGES_HEAD = (
 def scaling(costs: Sequence[Cost]) -> str:
     """Return a line a merge, size and number of models: time is to follow the bytes, not memory."""
     lines = [
-        f"{'merge':15}{'size':>6}{'models':>8}{'GB in':>8}{'GB out':>8}{'merge s':>9}{'s/GB':>7}"
+        f"{'merge':16}{'size':>5}{'models':>8}{'GB in':>8}{'GB out':>8}{'merge s':>9}{'s/GB':>7}"
         f"{'peak MB':>9}{'above MB':>10}"
     ]
     for cost in sorted(costs, key=lambda cost: (cost.name, cost.bytes_read)):
         each = cost.middle("merge") / (cost.bytes_read + cost.bytes_written) * 1e9
         lines.append(
-            f"{cost.name:15}{cost.size:>6}{cost.models:8}{cost.bytes_read / 1e9:8.2f}"
+            f"{cost.name:16}{cost.size:>5}{cost.models:8}{cost.bytes_read / 1e9:8.2f}"
             f"{cost.bytes_written / 1e9:8.2f}{cost.middle('merge'):9.2f}{each:7.2f}"
             f"{cost.middle('peak') / 1e6:9.0f}{cost.above / 1e6:10.0f}"
         )

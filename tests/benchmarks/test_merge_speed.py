@@ -11,7 +11,7 @@ import pytest
 
 import deltakit
 from benchmarks import merge_speed, peer, speed, speed_table
-from benchmarks.cases import CASES, Case, Inputs
+from benchmarks.cases import CASES, Case, Inputs, of_every_strategy
 from benchmarks.process import Process
 from benchmarks.synthetic import SHAPES
 from deltakit.errors import DeltakitError
@@ -100,7 +100,7 @@ def test_the_page_gets_the_table_between_its_marks(measured):
 
 def test_the_documented_page_has_a_place_for_each_table():
     page = (Path(merge_speed.__file__).parent.parent / "docs/performance.md").read_text()
-    for name in ("merges", "scaling", "peer"):
+    for name in ("merges", "scaling", "every", "peer"):
         assert page.count(f"<!-- {name} -->\n") == page.count(f"<!-- end of {name} -->\n") == 1
 
 
@@ -109,6 +109,15 @@ def test_cases_have_names_of_their_own_that_fit_and_tell_what_is_not_there():
     assert all(len(case.name) <= 15 for case in CASES)
     assert Case("x", "average").known
     assert not Case("x", "no_such_strategy").known
+
+
+def test_every_strategy_that_works_by_blocks_is_a_case_that_knows_whether_torch_is_loaded():
+    found = {case.name: case for case in of_every_strategy()}
+    assert found["ties"] in CASES
+    assert not found["breadcrumbs"].torch
+    assert found["sce"].torch
+    assert found["nuslerp"].experts == 2
+    assert not {"tsv", "klf"} & set(found)
 
 
 def test_an_unknown_merge_or_size_is_refused(capsys):
