@@ -11,7 +11,7 @@ import ctypes
 from collections.abc import Callable
 from itertools import count
 
-_EVERY = 16  # pieces of work: the pages in use are touched again, which takes a millisecond
+EVERY = 16  # pieces of work: the pages in use are touched again, which takes a millisecond
 
 
 class Heap:
@@ -23,7 +23,7 @@ class Heap:
 
     def work_done(self) -> None:
         """Give back, after a few pieces of work; nothing where the C library has no way to."""
-        if self._trim and next(self._done) % _EVERY == 0:
+        if self._trim and next(self._done) % EVERY == 0:
             self._trim(0)
 
 

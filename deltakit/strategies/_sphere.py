@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit.combination import Combination
 from deltakit.lazy import LazyDelta, LazyDeltas
-from deltakit.strategies._facts import cosines, gram, whole_of
+from deltakit.strategies._facts import cosines
+from deltakit.strategies._products import ByProducts
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining
-from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +25,7 @@ PARALLEL = 0.9995  # a cosine beyond which slerp is the straight line, as its pe
 _SAME = 1e-12  # one minus the cosine of directions that float64 cannot tell apart
 
 
-class OnSphere(Combining):
+class OnSphere(ByProducts):
     """A mean on the sphere, of models or of deltas, each parameter a vector of its own."""
 
     on: On  # a setting of each: they differ in what it is by default
@@ -34,16 +33,8 @@ class OnSphere(Combining):
     family = "sphere"
 
     @property
-    def combines(self) -> Literal["mean"]:
-        return "mean"
-
-    @property
-    def looks(self) -> Literal["tensor"]:
-        return "tensor"
-
-    def look(self, whole: Whole, expert: int) -> None:
-        if expert == 0 and whole.experts > 1:  # all are read together
-            gram(whole, whole.experts, of_models=self.on == "models")
+    def of_models(self) -> bool:
+        return self.on == "models"
 
     @abstractmethod
     def coefficients(self, products: np.ndarray, weights: Sequence[float]) -> list[float]:
@@ -53,12 +44,11 @@ class OnSphere(Combining):
         deltas, experts = stack.lazy, len(stack.lazy)
         if experts == 1:
             return Combination.sum(deltas, [1.0])
-        products = gram(whole_of(stack), experts, of_models=self.on == "models")
-        coefficients = self.coefficients(products, stack.weights)
+        coefficients = self.coefficients(self.products(stack), stack.weights)
         rest = math.fsum(coefficients) - 1.0
         base = stack.stored_base
         # Coefficients of a straight line sum to 1 but for rounding, which is no share of the base.
-        if self.on == "models" and base is not None and abs(rest) > _SAME:
+        if self.of_models and base is not None and abs(rest) > _SAME:
             # sum c_i (t_0 + d_i) = t_0 + sum c_i d_i + (sum c_i - 1) t_0
             base = base if isinstance(base, LazyDelta) else LazyDelta(base.reshape(-1))
             deltas = LazyDeltas([*deltas.each, base], deltas.shape, deltas.dtype)

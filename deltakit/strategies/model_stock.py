@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from deltakit.combination import Combination
-from deltakit.strategies._facts import cosines, gram, whole_of
+from deltakit.strategies._facts import cosines
+from deltakit.strategies._products import ByProducts
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining
-from deltakit.strategies._whole import Whole
 
 
 @dataclass(frozen=True)
-class ModelStock(Combining):
+class ModelStock(ByProducts):
     """Shrink the mean towards the base, the more the experts' directions disagree.
 
     Tensor by tensor, c the mean cosine of the pairs of deltas that are not zero. A ratio outside
@@ -31,18 +29,6 @@ class ModelStock(Combining):
     formula = "r mean(d_i), r = T c / (1 + (T-1) c), c the mean cosine of pairs"
     paper = "Jang et al. 2024, arXiv:2403.19522"
     weighted = False
-
-    @property
-    def combines(self) -> Literal["mean", "sum", "neither"]:
-        return "mean"
-
-    @property
-    def looks(self) -> Literal["nothing", "tensor", "model"]:
-        return "tensor"
-
-    def look(self, whole: Whole, expert: int) -> None:
-        if expert == 0 and whole.experts > 1:  # all are read together
-            gram(whole, whole.experts)
 
     def combination(self, stack: Stack) -> Combination:
         experts = len(stack.lazy)
@@ -56,7 +42,7 @@ class ModelStock(Combining):
         experts = len(stack.lazy)
         if experts == 1:
             return 1.0
-        pairs = cosines(gram(whole_of(stack), experts))[np.triu_indices(experts, 1)]
+        pairs = cosines(self.products(stack))[np.triu_indices(experts, 1)]
         defined = pairs[~np.isnan(pairs)]
         c = math.fsum(defined) / len(defined) if len(defined) else 0.0
         if c <= 0.0:
