@@ -1,0 +1,71 @@
+"""What is freed goes back to the system, and a merge's memory does not grow with its models."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.process import Process
+from deltakit.engine import heap
+from deltakit.engine.heap import Heap
+from tests.engine.merging import TASKS, write_models
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc is here")
+
+
+def anonymous() -> int:
+    """Return the bytes of anonymous memory that are in use by this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+
+@needs_glibc
+def test_pages_of_holes_between_what_is_kept_are_given_back_now_and_then() -> None:
+    kept, freed = [], []
+    for _ in range(1000):
+        freed.append(torch.ones(25_000))  # 100 kB: below what is mapped by itself
+        kept.append(torch.ones(300))
+    given = Heap()
+    before = anonymous()
+    freed.clear()
+    for _ in range(heap.EVERY - 1):
+        given.work_done()
+    assert before - anonymous() < 50_000_000
+    given.work_done()
+    assert before - anonymous() > 80_000_000
+    assert len(kept) == 1000
+
+
+def test_a_c_library_without_a_way_to_give_back_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: None) -> None:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    given = Heap()
+    for _ in range(heap.EVERY):
+        given.work_done()
+
+
+@needs_glibc
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["breadcrumbs", "della", "localize_stitch", "pcb", "sce"])
+def test_no_strategy_that_works_by_blocks_takes_more_than_300_mb(
+    strategy: str, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layers = {
+        f"layers.{i}.weight": torch.randn(2048, 3000, generator=generator).to(torch.bfloat16)
+        for i in range(6)
+    }
+    write_models(tmp_path, tensors=layers)  # 37 M parameters
+    words = ["-P", "-m", "deltakit_cli", "merge", *(tmp_path / task for task in TASKS)]
+    words += ["--base", tmp_path / "base", "--strategy", strategy, "--out", tmp_path / "out"]
+    merge = Process.run([sys.executable, *words, "--threads", "2"])
+    assert merge.peak < 300_000_000
