@@ -92,7 +92,7 @@ def of_every_strategy() -> list[Case]:
     for name in names():
         strategy = get(name)
         if strategy.unit != "tensor" and not strategy.needs_importance:
-            computes = not Method(strategy).combines
+            computes = not Method(strategy).takes_stored()
             found.append(named.get(name) or Case(name, name, torch=computes, experts=strategy.most))
     return found
 

@@ -82,7 +82,9 @@ class Plan:
     def for_kernels(self) -> bool:
         """Whether the kernels do all, so that torch need not be loaded, which takes seconds."""
         infos = {name: self.base.infos[name] for name in self.effective}
-        return self.keeping is None and for_kernels(self.recipe, infos, self.groups, self.experts)
+        return self.keeping is None and for_kernels(
+            self.recipe, infos, self.groups, self.experts, self.facts.values()
+        )
 
     @property
     def seconds(self) -> float:

@@ -106,7 +106,9 @@ def make_plan(
     keeping = None
     if keep_state:
         keeping = plan_keeping(recipe, groups, effective, source.infos, maps, facts, before)
-    scratch = settled(limits or Limits(), recipe, groups, effective, source, experts, keeping)
+    scratch = settled(
+        limits or Limits(), recipe, groups, effective, source, experts, facts.values(), keeping
+    )
     infos = {name: output_info(info, recipe.dtype) for name, info in source.infos.items()}
     return Plan(
         recipe=recipe,

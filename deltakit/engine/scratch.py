@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from deltakit import kernels
 from deltakit.engine.checks import Expert
@@ -48,6 +49,7 @@ def for_kernels(
     infos: Mapping[str, TensorInfo],
     groups: Sequence[Group],
     experts: Sequence[Expert],
+    facts: Collection[Any],
 ) -> bool:
     """Tell whether nothing is seen that torch is needed for, which takes seconds to load.
 
@@ -59,7 +61,7 @@ def for_kernels(
         kernels.compiled is not None
         and recipe.accumulate is None
         and written.union(info.dtype for info in infos.values()) <= kernels.DTYPES
-        and all(method.combines for group in groups for method in group.methods)
+        and all(method.takes_stored(facts) for group in groups for method in group.methods)
         and all(expert.source.as_stored for expert in experts)
     )
 
@@ -71,6 +73,7 @@ def settled(
     effective: Mapping[str, Effective],
     base: TensorSource,
     experts: Sequence[Expert],
+    facts: Collection[Any],
     keeping: Keeping | None,
 ) -> Scratch:
     """Return what the limits leave for a merge; raises BadValue where that is too little."""
@@ -85,7 +88,7 @@ def settled(
         if method.looks != "nothing":
             held = largest if method.looks == "model" else info.numel
             looked = max(looked, look_bytes(held, len(experts)))
-    if keeping is None and for_kernels(recipe, infos, groups, experts):
+    if keeping is None and for_kernels(recipe, infos, groups, experts, facts):
         entry, usual = kernel_entry_bytes(len(experts)), KERNEL_BLOCK
     else:
         usual = DEFAULT_BLOCK

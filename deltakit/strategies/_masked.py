@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit.lazy import LazyDeltas
 from deltakit.strategies._masking import Inverse
@@ -33,8 +34,7 @@ class ByRank(Strategy):
     def rescales_draws(self) -> bool:
         return self.mask().rescales_draws
 
-    @property
-    def as_stored(self) -> bool:
+    def takes_stored(self, facts: Collection[Any]) -> bool:
         return False
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,13 +96,15 @@ class Method:
         if self.mask is None:  # what a mask leaves is known only where it is merged
             self.strategy.look(whole, expert)
 
-    @property
-    def combines(self) -> bool:
-        """Whether it ends in a combination of the deltas as they are stored."""
+    def takes_stored(self, facts: Collection[Any] = ()) -> bool:
+        """Tell whether it ends in a combination of the deltas as they are stored.
+
+        `facts` are what `prepare` found, of each parameter.
+        """
         strategy = self.strategy
         return (
             isinstance(strategy, Combining)
-            and strategy.as_stored
+            and strategy.takes_stored(facts)
             and self.mask is None
             and self.weighting is None
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Any, Literal
 
 from deltakit.dtypes import torch_dtype
 from deltakit.lazy import LazyDeltas
@@ -26,8 +27,7 @@ class Drops(Strategy):
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor" if self.rescale == "l1" else "nothing"
 
-    @property
-    def as_stored(self) -> bool:
+    def takes_stored(self, facts: Collection[Any]) -> bool:
         return self.rescale != "l1"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -92,9 +92,11 @@ class Combining(Strategy):
     What it returns is not computed before the engine adds it to the base, in the same pass.
     """
 
-    @property
-    def as_stored(self) -> bool:
-        """Whether the deltas go into it as they are stored: none is made a tensor before."""
+    def takes_stored(self, facts: Collection[Any]) -> bool:
+        """Tell whether deltas go into it as they are stored: none is made a tensor before.
+
+        `facts` are what `prepare` found, of each parameter.
+        """
         return True
 
     @abstractmethod

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -229,9 +229,8 @@ class Klf(Combining, Streaming):
     def result(self, running: Running, weights: Sequence[float]) -> Tensor:
         return running["sum"]
 
-    @property
-    def as_stored(self) -> bool:
-        return False  # where maps score heads, rows or entries, which is not known here
+    def takes_stored(self, facts: Collection[Any]) -> bool:
+        return not any(isinstance(fact, (Levels, Arrivals)) for fact in facts)
 
     def combination(self, stack: Stack) -> Combination:
         if isinstance(stack.fact, (Levels, Arrivals)):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deltakit import kernels, strategies
-from deltakit.engine import Limits, execute, make_plan
+from deltakit.engine import Limits, Plan, execute, make_plan
 from deltakit.errors import BadValue, NamesDiffer, ShapeMismatch
 from deltakit.importance import ImportanceMap
 from deltakit.lazy import LazyDeltas
@@ -109,6 +109,21 @@ def test_just_where_the_kernels_do_all_no_delta_becomes_a_tensor(
     name: str, options: dict[str, Any], models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan(models, name, tasks=TASKS[: strategies.find(name).most], **options)
+    check_for_kernels(made, models, monkeypatch)
+
+
+@pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
+@pytest.mark.parametrize("finer", ["", *SHAPES])
+def test_klf_is_for_the_kernels_where_every_map_has_one_score_a_tensor(
+    finer: str, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps(models, {name: shape if name == finer else () for name, shape in SHAPES.items()})
+    made = with_maps(models, "klf")
+    assert made.for_kernels == (not finer)
+    check_for_kernels(made, models, monkeypatch)
+
+
+def check_for_kernels(made: Plan, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     became = []
 
     def tensor(deltas: LazyDeltas) -> torch.Tensor:
