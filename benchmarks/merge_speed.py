@@ -75,13 +75,17 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, 
     floors = {
         loads: speed.floor(work, given.repeats, loads) for loads in {case.loads for case in cases}
     }
+    grows = given.scaling or given.every
+    limits = 0 if grows else speed.LIMITS
     costs = _each(
         given,
         cases,
-        lambda case, inputs: speed.cost(case, inputs, given.repeats, floors[case.loads], work),
+        lambda case, inputs: speed.cost(
+            case, inputs, given.repeats, floors[case.loads], work, limits
+        ),
     )
     found: dict[str, Any] = {"merges": [cost.as_dict() for cost in costs]}
-    if given.scaling or given.every:
+    if grows:
         return "every" if given.every else "scaling", speed_table.scaling(costs), found
     dry_runs = {size: _dry_run(given, size, cases[0], work) for size in given.size}
     found["dry_runs"] = {size: vars(run) for size, run in dry_runs.items()}

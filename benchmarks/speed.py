@@ -78,27 +78,33 @@ class Cost:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the medians and everything they come from, for JSON."""
-        low, mid, high = self.limit
+        low, mid, high = self.limit if self.limits else (None, None, None)
         return {
             **{key: self.middle(key) for key in ("wall", "cpu", "peak", "merge", "start")},
             "above_floor": self.above,
             "limit": {"min": low, "median": mid, "max": high},
-            "ratio": self.ratio,
+            "ratio": self.ratio if self.limits else None,
             "digest": self.runs[0].digest,
             **asdict(self),
             "limits": [found.as_dict() for found in self.limits],
         }
 
 
-def cost(case: Case, inputs: Inputs, repeats: int, floor: Run, work: Path) -> Cost:
-    """Measure one merge `repeats` times, and the limit between the runs."""
+def cost(
+    case: Case, inputs: Inputs, repeats: int, floor: Run, work: Path, limits: int = LIMITS
+) -> Cost:
+    """Measure one merge `repeats` times, and the limit between the runs, at least `limits` times.
+
+    With `limits` 0 it is not measured at all.
+    """
     files, words = case.files(inputs), case.words(inputs)
     read = sum(path.stat().st_size for path in files)
     found = Cost(case.name, inputs.shape.name, len(inputs.experts), floor, read, inputs.size)
     limit.read(files)  # into the page cache
-    for number in range(max(LIMITS, repeats)):
+    for number in range(max(limits, repeats)):
         progress(f"{case.name}, {found.models} models of {found.size}: round {number + 1}")
-        found.limits.append(limit.measure(files, inputs.size, work))
+        if limits:
+            found.limits.append(limit.measure(files, inputs.size, work))
         if number < repeats:
             found.runs.append(run(words, work, loads=case.loads))
     found.check()

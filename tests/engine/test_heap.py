@@ -15,6 +15,7 @@ from deltakit.engine import heap
 from deltakit.engine.heap import Heap
 from tests.engine.merging import TASKS, write_models
 
+RUN = "import sys; from deltakit_cli.main import main; sys.exit(main())"
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc is here")
 
 
@@ -65,7 +66,7 @@ def test_no_strategy_that_works_by_blocks_takes_more_than_300_mb(
         for i in range(6)
     }
     write_models(tmp_path, tensors=layers)  # 37 M parameters
-    words = ["-P", "-m", "deltakit_cli", "merge", *(tmp_path / task for task in TASKS)]
+    words = ["-P", "-c", RUN, "merge", *(tmp_path / task for task in TASKS)]
     words += ["--base", tmp_path / "base", "--strategy", strategy, "--out", tmp_path / "out"]
     merge = Process.run([sys.executable, *words, "--threads", "2"])
     assert merge.peak < 300_000_000
