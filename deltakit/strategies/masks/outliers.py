@@ -4,7 +4,7 @@
 >>> from deltakit.strategies import Stack, masks
 >>> deltas = torch.tensor([[0.1, -0.2, 0.3, -0.4, 9.0]])
 >>> masks.get("outliers", {"density": 0.4, "gamma": 0.2}).apply(Stack(deltas))
-tensor([[ 0.0000, -0.0000,  0.3000, -0.4000,  0.0000]])
+tensor([[ 0.0000,  0.0000,  0.3000, -0.4000,  0.0000]])
 """
 
 from __future__ import annotations
