@@ -11,7 +11,7 @@ from deltakit.magnitudes import Blocks, between, from_top, index_of
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_HELD = 1 << 20  # entries held in memory at once
+MOST_HELD = 1 << 20  # entries held of one tensor, and half as many of each of several
 _MOST_PATTERNS = 1 << 20  # that are counted one by one
 
 

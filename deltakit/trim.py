@@ -56,7 +56,7 @@ def find_cuts(blocks: SideBySide, sample: SideBySide, count: int, numel: int) ->
     else:
         seen = zip(*(_patterns(place) for place in sample()), strict=True)
         ranges = [guess(found, count / numel) for found in seen]
-    brackets = [Bracket(count, *each, MOST_HELD // len(ranges)) for each in ranges]
+    brackets = [Bracket(count, *each, MOST_HELD // min(2, len(ranges))) for each in ranges]
     still = list(range(len(brackets)))
     for block in blocks():
         each = [block[number] for number in still]

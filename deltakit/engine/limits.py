@@ -11,7 +11,8 @@ from deltakit.errors import BadValue
 from deltakit.strategies._settings import Unit
 from deltakit.strategies._whole import LONG, MOST_TOGETHER
 
-DEFAULT_BLOCK = 1 << 17  # entries
+DEFAULT_BLOCK = 1 << 17  # entries, where they do not take more than ...
+DEFAULT_SCRATCH = 24 << 20  # ... so many bytes of a thread: 3 models do not
 KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
@@ -77,7 +78,8 @@ def look_bytes(held: int, experts: int) -> int:
     of one, and what is found in one block.
     """
     together = min(experts, MOST_TOGETHER)
-    return 32 * min(held * together, MOST_HELD) + 8 * together * min(held, LONG)
+    each = min(held, MOST_HELD // min(2, together))
+    return together * (32 * each + 8 * min(held, LONG))
 
 
 def entry_bytes(experts: int, unit: Unit = "element", wide: bool = False) -> int:

@@ -12,6 +12,7 @@ from deltakit.engine.groups import Group
 from deltakit.engine.keeping import Keeping
 from deltakit.engine.limits import (
     DEFAULT_BLOCK,
+    DEFAULT_SCRATCH,
     KERNEL_BLOCK,
     Limits,
     entry_bytes,
@@ -91,9 +92,9 @@ def settled(
     if keeping is None and for_kernels(recipe, infos, groups, experts, facts):
         entry, usual = kernel_entry_bytes(len(experts)), KERNEL_BLOCK
     else:
-        usual = DEFAULT_BLOCK
         unit = coarsest(["element", *(effective[name].method.unit for name in infos)])
         entry = entry_bytes(len(experts), unit, recipe.accumulate is not None)
         entry += keeping.entry_bytes if keeping else 0
+        usual = min(DEFAULT_BLOCK, DEFAULT_SCRATCH // entry)
     threads, block = limits.settle(entry, largest, looked, least, usual)
     return Scratch(threads, block, entry, looked)

@@ -96,7 +96,7 @@ def derived_cuts(
 
     def find() -> list[Cut]:
         return find_cuts(
-            lambda: made(whole.side_by_side(experts, SHORT)),
+            lambda: made(whole.side_by_side(experts, _entries(experts))),
             lambda: made(whole.sample(experts)),
             count,
             whole.numel,
@@ -120,7 +120,7 @@ def derived_totals(
 
     def find() -> list[float]:
         sums, start = [0.0] * experts, 0
-        for block in whole.side_by_side(experts, SHORT):
+        for block in whole.side_by_side(experts, _entries(experts)):
             for expert, row in enumerate(values(_computed(block), start).numpy()):
                 sums[expert] += float(np.add.reduce(row, dtype=np.float64))
             start += block[0].numel()
@@ -128,6 +128,11 @@ def derived_totals(
 
     found: list[float] = whole.fact(("derived totals", key), find)
     return found
+
+
+def _entries(experts: int) -> int:
+    """Return the entries of a block of which all experts' deltas are computed: fewer of many."""
+    return max(1, 2 * SHORT // max(2, experts) // 1024) * 1024
 
 
 def _computed(block: Sequence[LazyDelta]) -> Tensor:
