@@ -12,7 +12,7 @@ from deltakit.strategies._settings import Unit
 from deltakit.strategies._whole import LONG, MOST_TOGETHER
 
 DEFAULT_BLOCK = 1 << 17  # entries, where they do not take more than ...
-DEFAULT_SCRATCH = 24 << 20  # ... so many bytes of a thread: 3 models do not
+DEFAULT_SCRATCH = 24 << 20  # ... so many bytes of a thread: deltas of up to 3 models do not
 KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
 MOST_DEFAULT_THREADS = 4
