@@ -28,29 +28,51 @@ def patterns(block: Tensor | LazyDelta) -> np.ndarray:
     return found
 
 
-def between(
-    blocks: Sequence[Tensor | LazyDelta], lows: Sequence[int], highs: Sequence[int]
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return how many patterns are above `high`, those from `low` to `high`, and their indices.
+class Sieve:
+    """Finds magnitudes between two bit patterns, block after block, in memory used again.
 
-    For each of several blocks of one length, with its own `low` and `high`.
+    >>> import torch
+    >>> one, two = (int(patterns(torch.tensor([x]))[0]) for x in (1.0, 2.0))
+    >>> Sieve().between([torch.tensor([0.5, -1.0, 4.0])], [one], [two])
+    [(1, array([1065353216], dtype=int32), array([1], dtype=int32))]
     """
-    import numpy as np
 
-    lazy = [each if isinstance(each, LazyDelta) else LazyDelta(each) for each in blocks]
-    room = np.empty((len(lazy), 2, lazy[0].numel() + 1), dtype=np.int32)
-    counts = kernels.bracket(lazy, lows, [min(high, _HIGHEST_32) for high in highs], room)
-    if counts is not None:
-        return [
-            (above, values[:inside].copy(), places[:inside].copy())
-            for (above, inside), (values, places) in zip(counts, room, strict=True)
-        ]
-    found = []
-    for block, low, high in zip(blocks, lows, highs, strict=True):
-        bits = patterns(block)
-        places = np.flatnonzero((bits >= low) & (bits <= high))
-        found.append((int(np.count_nonzero(bits > high)), bits[places], places))
-    return found
+    def __init__(self) -> None:
+        self._room: np.ndarray | None = None
+
+    def between(
+        self, blocks: Sequence[Tensor | LazyDelta], lows: Sequence[int], highs: Sequence[int]
+    ) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Return how many patterns are above `high`, those from `low` to `high`, and their indices.
+
+        For each of several blocks of one length, with its own `low` and `high`. What is returned is
+        valid until the next call.
+        """
+        import numpy as np
+
+        lazy = [each if isinstance(each, LazyDelta) else LazyDelta(each) for each in blocks]
+        room = self._room_for(len(lazy), lazy[0].numel())
+        counts = kernels.bracket(lazy, lows, [min(high, _HIGHEST_32) for high in highs], room)
+        if counts is not None:
+            return [
+                (above, values[:inside], places[:inside])
+                for (above, inside), (values, places) in zip(counts, room, strict=True)
+            ]
+        found = []
+        for block, low, high in zip(blocks, lows, highs, strict=True):
+            bits = patterns(block)
+            places = np.flatnonzero((bits >= low) & (bits <= high))
+            found.append((int(np.count_nonzero(bits > high)), bits[places], places))
+        return found
+
+    def _room_for(self, blocks: int, entries: int) -> np.ndarray:
+        """Return memory for the patterns and places of all entries: int32 (blocks, 2, more)."""
+        import numpy as np
+
+        room = self._room
+        if room is None or len(room) < blocks or room.shape[2] <= entries:
+            room = self._room = np.empty((blocks, 2, entries + 1), dtype=np.int32)
+        return room[:blocks]
 
 
 def from_top(counts: np.ndarray, wanted: int) -> tuple[int, int]:
@@ -64,9 +86,9 @@ def from_top(counts: np.ndarray, wanted: int) -> tuple[int, int]:
 
 def index_of(blocks: Blocks, pattern: int, number: int) -> int:
     """Return the flat index of the `number`-th entry whose magnitude has this bit pattern."""
-    start = 0
+    start, sieve = 0, Sieve()
     for block in blocks():
-        ((_, _, places),) = between([block], [pattern], [pattern])
+        ((_, _, places),) = sieve.between([block], [pattern], [pattern])
         if number <= len(places):
             return start + int(places[number - 1])
         number -= len(places)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from deltakit.bracket import MOST_HELD, Bracket, cut_between, guess
 from deltakit.cut import Cut
 from deltakit.lazy import LazyDelta
-from deltakit.magnitudes import Blocks, between, from_top, index_of, patterns
+from deltakit.magnitudes import Blocks, Sieve, from_top, index_of, patterns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,30 +39,35 @@ def find_cut(blocks: Blocks, count: int) -> Cut:
     return cut_between(blocks, count, 0, _HIGHEST) or _counted_cut(blocks, count)
 
 
-def find_cuts(blocks: SideBySide, sample: SideBySide, count: int, numel: int) -> list[Cut]:
+def find_cuts(
+    blocks: SideBySide, sample: SideBySide, counts: Sequence[int], numel: int
+) -> list[Cut]:
     """Return the same cut of several tensors whose blocks are read side by side.
 
     >>> import torch
     >>> both = lambda: [[torch.tensor([1.0, -4.0]), torch.tensor([0.0, 1.0])]]
-    >>> find_cuts(both, both, 1, numel=2)
+    >>> find_cuts(both, both, [1, 1], numel=2)
     [Cut(threshold=4.0, last=...), Cut(threshold=1.0, last=...)]
 
-    A `sample` of the `numel` entries of each tells between which two patterns its cut lies in all
-    likelihood: one pass over the blocks counts what is above and gathers what is between, and the
-    cut is found among these. Where the sample misled, `find_cut` finds it.
+    `counts` tells how many each tensor keeps. A `sample` of the `numel` entries of each tells
+    between which two patterns its cut lies in all likelihood: one pass over the blocks counts what
+    is above and gathers what is between, and the cut is found among these. Where the sample misled,
+    `find_cut` finds it.
     """
+    sieve = Sieve()
     if numel <= _FEW:
-        ranges = [(0, _HIGHEST) for _ in next(iter(blocks()))]
+        ranges = [(0, _HIGHEST) for _ in counts]
     else:
-        seen = zip(*(_patterns(place) for place in sample()), strict=True)
-        ranges = [guess(found, count / numel) for found in seen]
-    brackets = [Bracket(count, *each, MOST_HELD // min(2, len(ranges))) for each in ranges]
+        seen = zip(*(_patterns(place, sieve) for place in sample()), strict=True)
+        ranges = [guess(*each) for each in zip(seen, (n / numel for n in counts), strict=True)]
+    most = MOST_HELD // min(2, len(ranges))
+    brackets = [Bracket(n, *each, most) for n, each in zip(counts, ranges, strict=True)]
     still = list(range(len(brackets)))
     for block in blocks():
         each = [block[number] for number in still]
         lows = [brackets[number].low for number in still]
         highs = [brackets[number].high for number in still]
-        found = between(each, lows, highs) if each else []
+        found = sieve.between(each, lows, highs) if each else []
         still = [
             number
             for number, what in zip(still, found, strict=True)
@@ -72,13 +77,14 @@ def find_cuts(blocks: SideBySide, sample: SideBySide, count: int, numel: int) ->
     for number, bracket in enumerate(brackets):
         own = partial(_one, blocks, number)
         cut = bracket.cut(own) if number in still else None
-        cuts.append(cut or find_cut(own, count))
+        cuts.append(cut or find_cut(own, counts[number]))
     return cuts
 
 
-def _patterns(blocks: Sequence[Tensor | LazyDelta]) -> list[np.ndarray]:
+def _patterns(blocks: Sequence[Tensor | LazyDelta], sieve: Sieve) -> list[np.ndarray]:
     number = len(blocks)
-    return [values for _, values, _ in between(blocks, [0] * number, [_HIGHEST] * number)]
+    found = sieve.between(blocks, [0] * number, [_HIGHEST] * number)
+    return [values.copy() for _, values, _ in found]
 
 
 def _one(blocks: SideBySide, number: int) -> Iterator[Tensor | LazyDelta]:

@@ -356,9 +356,9 @@ def test_a_cut_by_a_sample_is_the_cut_without(density: float, values: str) -> No
         places = range(0, numel, 20_000)
         return ((flat[at : at + 500], other[at : at + 500]) for at in places)
 
-    cuts = find_cuts(blocks, sample, count, numel)
+    cuts = find_cuts(blocks, sample, [count, count], numel)
     with without_kernels():
-        assert find_cuts(blocks, sample, count, numel) == cuts
+        assert find_cuts(blocks, sample, [count, count], numel) == cuts
         assert [find_cut(lambda: each.split(9999), count) for each in (flat, other)] == cuts  # noqa: B023
 
 

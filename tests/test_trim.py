@@ -139,7 +139,7 @@ def test_a_cut_that_a_sample_suggests_is_the_cut(step: float, share: float):
     def sample() -> Iterator[tuple[torch.Tensor, ...]]:
         return ((part, part) for part in values[: 1 << 14].split(1000))
 
-    cut, other = find_cuts(lambda: zip(parts, others, strict=True), sample, count, numel)
+    cut, other = find_cuts(lambda: zip(parts, others, strict=True), sample, [count, count], numel)
     assert cut == find_cut(lambda: iter(parts), count)
     assert other == find_cut(lambda: iter(others), count)
     kept = torch.cat([cut.keeps(part, 90_000 * i) for i, part in enumerate(parts)])

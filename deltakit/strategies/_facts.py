@@ -83,13 +83,16 @@ def cosines(products: np.ndarray) -> np.ndarray:
 
 
 def derived_cuts(
-    stack: Stack, key: object, values: Callable[[Tensor], Tensor], count: int
+    whole: Whole,
+    experts: int,
+    key: object,
+    values: Callable[[Tensor], Iterable[Tensor]],
+    counts: Sequence[int],
 ) -> list[Cut]:
-    """Return where the `count` largest of each row of `values` end.
+    """Return where the largest of each row of `values` end: so many of it as `counts` says.
 
-    `values` are made of a block of all experts' deltas: (k, n) -> (rows, n).
+    `values` makes flat rows of a block of all experts' deltas, (k, n); a row may come twice.
     """
-    whole, experts = whole_of(stack), len(stack.lazy)
 
     def made(blocks: Iterable[Sequence[LazyDelta]]) -> Iterator[list[Tensor]]:
         return (list(values(_computed(block))) for block in blocks)
@@ -98,16 +101,16 @@ def derived_cuts(
         return find_cuts(
             lambda: made(whole.side_by_side(experts, _entries(experts))),
             lambda: made(whole.sample(experts)),
-            count,
+            counts,
             whole.numel,
         )
 
-    found: list[Cut] = whole.fact(("derived cuts", key, count), find)
+    found: list[Cut] = whole.fact(("derived cuts", key, *counts), find)
     return found
 
 
 def derived_totals(
-    stack: Stack, key: object, values: Callable[[Tensor, int], Tensor]
+    whole: Whole, experts: int, key: object, values: Callable[[Tensor, int], Tensor]
 ) -> list[float]:
     """Return the float64 sum of each row of `values`.
 
@@ -115,8 +118,6 @@ def derived_totals(
     (k, n) -> (rows, n), at most k rows; the sums of further ones are 0.
     """
     import numpy as np
-
-    whole, experts = whole_of(stack), len(stack.lazy)
 
     def find() -> list[float]:
         sums, start = [0.0] * experts, 0

@@ -103,7 +103,8 @@ class Whole:
                 partial(together.blocks, experts, LONG),
                 partial(together.sample, experts),
             )
-            cuts |= zip(experts, find_cuts(read, sample, count, self.numel), strict=True)
+            found = find_cuts(read, sample, [count] * len(experts), self.numel)
+            cuts |= zip(experts, found, strict=True)
         return cuts
 
     def seek_cut(self, expert: int, density: float) -> None:

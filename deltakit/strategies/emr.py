@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
 from deltakit.errors import BadValue
-from deltakit.strategies._facts import derived_totals, of_model
+from deltakit.strategies._facts import derived_totals, of_model, whole_of
 from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._streaming import Running, Streaming, added, winning_sum
 from deltakit.tensors.header import TensorInfo
@@ -100,8 +100,9 @@ class Emr(Streaming):
             return ops.agreeing(deltas, whole).mul_(whole).abs_()  # (k, n)
 
         seen = of_model(stack) if self.scope == "global" else stack
-        own = derived_totals(seen, "l1", lambda deltas, _: deltas.abs())
-        kept = derived_totals(seen, "emr", masked)
+        whole, experts = whole_of(seen), len(seen.lazy)
+        own = derived_totals(whole, experts, "l1", lambda deltas, _: deltas.abs())
+        kept = derived_totals(whole, experts, "emr", masked)
         return [o / k if k else 0.0 for o, k in zip(own, kept, strict=True)]
 
     @staticmethod

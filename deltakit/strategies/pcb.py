@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
@@ -21,6 +20,7 @@ from deltakit.strategies._facts import derived_cuts, of_model, whole_of
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack
 from deltakit.strategies._strategy import Strategy, check_positive_weights
+from deltakit.strategies._whole import SHORT, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,17 +57,21 @@ class Pcb(Strategy):
     def check_weights(self, weights: Sequence[float]) -> None:
         check_positive_weights("pcb", weights)
 
+    def look(self, whole: Whole, expert: int) -> None:
+        if expert == 0 and whole.experts > 1:  # all are read together
+            self.winners(whole, whole.experts)
+
     def merge(self, stack: Stack) -> Tensor:
         import torch
 
         shape = stack.deltas.shape[1:]
         if self.scope == "global":
             stack = of_model(stack)
-        flat = stack.deltas.reshape(len(stack.deltas), -1)
-        scores = self.scores(stack, flat)
+        whole, flat = whole_of(stack), stack.deltas.reshape(len(stack.deltas), -1)
+        scores = self.scores(whole, flat)
         shares = torch.zeros_like(scores)
         for expert, (score, (cut, highest)) in enumerate(
-            zip(scores, self.winners(stack), strict=True)
+            zip(scores, self.winners(whole, len(scores)), strict=True)
         ):
             span = highest - cut.threshold
             won = cut.keeps(score, stack.start) & (score > 0.0)
@@ -76,39 +80,41 @@ class Pcb(Strategy):
         merged = ops.shared_mean(flat.double(), stack.weights, shares)
         return merged.to(flat.dtype).reshape(shape)
 
-    def scores(self, stack: Stack, deltas: Tensor) -> Tensor:
+    def scores(self, whole: Whole, deltas: Tensor) -> Tensor:
         """Return each entry's activation, 0 where it is against the sum: float64 (k, n)."""
         wide = deltas.double()
         between = (wide * ops.weighted_sum(wide, [1.0] * len(wide))).tanh_().relu_()
-        for expert, row in enumerate(between):
-            low, high = self.extremes(stack, expert)
-            within = (wide[expert].abs() - low) / (high - low) if high > low else row * 0
+        for row, own, (low, high) in zip(
+            between, wide, self.extremes(whole, len(wide)), strict=True
+        ):
+            within = (own.abs() - low) / (high - low) if high > low else row * 0
             row *= within.square_().mul_(len(wide)).exp_()
         return between
 
-    def extremes(self, stack: Stack, expert: int) -> tuple[float, float]:
-        """Return the smallest and the largest magnitude of one expert's tensor."""
-        whole = whole_of(stack)
+    def extremes(self, whole: Whole, experts: int) -> list[tuple[float, float]]:
+        """Return the smallest and the largest magnitude of each expert's tensor."""
 
-        def find() -> tuple[float, float]:
-            low, high = math.inf, 0.0
-            for block in whole.blocks(expert):
-                if not block.numel():
-                    continue
-                magnitude = block.abs()
-                low, high = min(low, float(magnitude.min())), max(high, float(magnitude.max()))
-            return low, high
+        def find() -> list[tuple[float, float]]:
+            found = [(math.inf, 0.0)] * experts
+            for block in whole.side_by_side(experts, SHORT):
+                for expert, ((low, high), delta) in enumerate(zip(found, block, strict=True)):
+                    magnitude = delta.tensor.abs()
+                    least, most = float(magnitude.min()), float(magnitude.max())
+                    found[expert] = min(low, least), max(high, most)
+            return found
 
-        found: tuple[float, float] = whole.fact(("extremes", expert), find)
+        found: list[tuple[float, float]] = whole.fact("extremes", find)
         return found
 
-    def winners(self, stack: Stack) -> list[tuple[Cut, float]]:
+    def winners(self, whole: Whole, experts: int) -> list[tuple[Cut, float]]:
         """Return where each expert's largest scores end, and the largest of them."""
-        numel = whole_of(stack).numel
-        if not numel:
-            return [(Cut(0.0, -1), 0.0)] * len(stack.lazy)
-        cuts, first = (
-            derived_cuts(stack, "pcb", partial(self.scores, stack), count)
-            for count in (ops.kept_count(numel, self.r), 1)
-        )
-        return [(cut, largest.threshold) for cut, largest in zip(cuts, first, strict=True)]
+        if not whole.numel:
+            return [(Cut(0.0, -1), 0.0)] * experts
+
+        def twice(deltas: Tensor) -> list[Tensor]:
+            return list(self.scores(whole, deltas)) * 2
+
+        count = ops.kept_count(whole.numel, self.r)
+        found = derived_cuts(whole, experts, "pcb", twice, [count] * experts + [1] * experts)
+        largest = [cut.threshold for cut in found[experts:]]
+        return list(zip(found[:experts], largest, strict=True))

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._facts import derived_cuts, derived_totals
+from deltakit.strategies._facts import derived_cuts, derived_totals, whole_of
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy
+from deltakit.strategies._whole import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,13 +50,14 @@ class Sce(Strategy):
     def looks(self) -> Literal["nothing", "tensor", "model"]:
         return "tensor"
 
+    def look(self, whole: Whole, expert: int) -> None:
+        if expert == 0 and whole.experts > 1:  # all are read together
+            self.energies(whole, whole.experts)
+
     def merge(self, stack: Stack) -> Tensor:
-        deltas = self.selected(stack, stack.deltas, stack.start)
-        energies = derived_totals(
-            stack,
-            ("sce", self.topk),
-            lambda block, start: self.selected(stack, block, start).double().square_(),
-        )
+        whole, experts = whole_of(stack), len(stack.lazy)
+        deltas = self.selected(whole, experts, stack.deltas, stack.start)
+        energies = self.energies(whole, experts)
         total = math.fsum(energies)
         if total == 0.0:
             return deltas[0] * 0
@@ -64,15 +66,26 @@ class Sce(Strategy):
         elected = ops.elect_sign(deltas, [1.0] * len(deltas))
         return ops.disjoint_mean(deltas, weights, elected)
 
-    def selected(self, stack: Stack, deltas: Tensor, start: int) -> Tensor:
+    def energies(self, whole: Whole, experts: int) -> list[float]:
+        """Return the sum of squares of what is selected of each expert's tensor."""
+        return derived_totals(
+            whole,
+            experts,
+            ("sce", self.topk),
+            lambda deltas, at: self.selected(whole, experts, deltas, at).double().square_(),
+        )
+
+    def selected(self, whole: Whole, experts: int, deltas: Tensor, start: int) -> Tensor:
         """Return the deltas with 0 where their variance is not among the largest."""
         if self.topk == 1.0:
             return deltas
-        vary = derived_totals(stack, "varying", lambda block, _: _variance(block).ne(0)[None])[0]
+        (vary,) = derived_totals(
+            whole, experts, "varying", lambda block, _: _variance(block).ne(0)[None]
+        )[:1]
         if not vary:
             return deltas * 0
         count = ops.kept_count(int(vary), self.topk)
-        (cut,) = derived_cuts(stack, "variance", lambda block: _variance(block)[None], count)
+        (cut,) = derived_cuts(whole, experts, "variance", lambda block: [_variance(block)], [count])
         kept = cut.keeps(_variance(deltas).reshape(-1), start).reshape(deltas.shape[1:])
         return deltas * kept
 

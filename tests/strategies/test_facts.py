@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltakit.lazy import LazyDelta
 from deltakit.strategies import Stack, Whole
-from deltakit.strategies._facts import derived_cuts, derived_totals
+from deltakit.strategies._facts import derived_cuts, derived_totals, whole_of
 from deltakit.strategies._whole import Together
 from tests.strategies.stacks import random_deltas
 
@@ -42,11 +42,12 @@ def test_derived_cuts_keep_just_the_largest_of_each_row(
     beside: bool, numel: int, count: int
 ) -> None:
     deltas = random_deltas(3, numel)
-    whole = in_blocks(deltas, 70_000) if beside else None
-    cuts = derived_cuts(Stack(deltas, whole=whole), "products", products, count)
-    for cut, row in zip(cuts, products(deltas), strict=True):
+    whole = in_blocks(deltas, 70_000) if beside else whole_of(Stack(deltas))
+    counts = [count, count + 5]
+    cuts = derived_cuts(whole, 3, "products", products, counts)
+    for cut, row, kept_of_row in zip(cuts, products(deltas), counts, strict=True):
         kept = cut.keeps(row, 0)
-        assert int(kept.sum()) == count
+        assert int(kept.sum()) == kept_of_row
         assert row[kept].abs().min() >= row[~kept].abs().max()
 
 
@@ -59,6 +60,6 @@ def test_derived_totals_are_sums_over_all_blocks_that_know_where_they_begin(leng
         begins.append(start)
         return block.double() * 2.0
 
-    found = derived_totals(Stack(deltas, whole=in_blocks(deltas, length)), "twice", values)
+    found = derived_totals(in_blocks(deltas, length), 3, "twice", values)
     assert found == pytest.approx(deltas.double().sum(1).mul(2.0).tolist())
     assert begins == list(range(0, 300, length))
