@@ -141,6 +141,18 @@ def test_what_the_kernels_merge_is_light(project: Path, tmp_path: Path, strategy
         assert not HEAVY & imported
 
 
+@pytest.mark.skipif(kernels.compiled is None, reason="the kernels were not built here")
+def test_a_merge_that_leaves_tensors_out_is_light(project: Path, tmp_path: Path):
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        tensors = {"w": np.full(8, float(name == "tuned"), np.float32), "x": np.ones(8, np.float32)}
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    words = ["merge", "./tuned", "--base", "./base", "-s", "average", "--out", "./merged"]
+    _, imported = deltakit(*words, "--exclude", "x", cwd=tmp_path)
+    assert not HEAVY & imported
+
+
 def test_the_watch_sees_a_heavy_import(project: Path):
     """The same watch reports torch where it is rightly used, so the tests above can fail."""
     _, imported = deltakit(

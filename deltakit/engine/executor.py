@@ -10,7 +10,7 @@ from pathlib import Path
 from deltakit.engine.aside import write_heads
 from deltakit.engine.device import Device
 from deltakit.engine.fold import finish, folding
-from deltakit.engine.folder import check_target, write_sidecars
+from deltakit.engine.folder import check_sidecars, check_target, write_sidecars
 from deltakit.engine.keeping import check_allowed
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
@@ -40,9 +40,9 @@ def execute(
 
     The folder appears, complete and durable, when all of it is written; after any failure or
     Ctrl-C there is nothing under its name, or what was there before. Raises AlreadyThere for an
-    existing folder (unless `overwrite`), NonFinite naming the tensor for NaN or infinity in the
-    result (unless `allow_nonfinite`), InputChanged for an input that something wrote to, and
-    BadValue when nothing was applied.
+    existing folder (unless `overwrite`), NonFinite naming the tensor for NaN or infinity in a delta
+    or in what is merged (unless `allow_nonfinite`), InputChanged for an input that something wrote
+    to, and BadValue when nothing was applied.
 
     With `resume`, shards that were complete when a merge of the same recipe and the same inputs
     into the same folder was interrupted (Ctrl-C, a full disk, a crash) are not made again, and are
@@ -54,6 +54,7 @@ def execute(
     if plan.keeping is not None:
         check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
     check_target(plan, out, overwrite, files)
+    check_sidecars(plan)
     there = None
     if device is not None:
         methods = [effective.method for effective in plan.effective.values()]
@@ -62,7 +63,7 @@ def execute(
         import torch  # noqa: F401  takes seconds the first time: not part of the merge
     began = time.perf_counter()
     tally = Tally(len(plan.experts))
-    keep = key(plan, allow_nonfinite) if resume else None
+    keep = key(plan, allow_nonfinite, device) if resume else None
     with new_folder(out, replace=overwrite, keep=keep, files=files) as folder:
         before = Interrupted(folder, files) if resume else None
         done = before.finished(plan, tally) if before else []

@@ -8,11 +8,11 @@ from pathlib import Path
 from deltakit.dtypes import DTYPES
 from deltakit.engine.card import model_card
 from deltakit.engine.plan import Plan
-from deltakit.errors import AlreadyThere, BadValue
-from deltakit.tensors.files import Files, read_whole
+from deltakit.errors import AlreadyThere, BadFile, BadValue
+from deltakit.tensors.files import MOST_WHOLE, Files, read_whole
 from deltakit.tensors.index import INDEX_NAME, index_bytes
 from deltakit.tensors.new_file import write_whole
-from deltakit.tensors.sidecars import RECIPE_NAME, sidecars
+from deltakit.tensors.sidecars import ADAPTER_CONFIG, RECIPE_NAME, sidecars
 
 
 def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
@@ -22,7 +22,7 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
     keyboard deletes no home folder, and never one that holds an input.
     """
     target = out.resolve()
-    for path in _input_paths(plan):
+    for path in input_paths(plan):
         if path.resolve().is_relative_to(target):
             raise BadValue(
                 "the output would replace an input",
@@ -46,22 +46,43 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
         )
 
 
-def _input_paths(plan: Plan) -> list[Path]:
+def input_paths(plan: Plan) -> list[Path]:
+    """Return every file and folder that a merge reads."""
     opened = (*plan.model.files, *plan.base.files)
     paths = [plan.model.path, *(file.path for file in opened)]
     if plan.recipe.tokenizer not in (None, "base", "union"):
         paths.append(Path(plan.recipe.tokenizer))
     for expert in plan.experts:
-        paths += [file.path for file in expert.source.files]
+        files = [file.path for file in expert.source.files]
+        configs = [path.with_name(ADAPTER_CONFIG) for path in files]
+        paths += [*files, *(path for path in configs if path.is_file())]
         paths += [expert.importance] if expert.importance is not None else []
     return paths
+
+
+def check_sidecars(plan: Plan) -> None:
+    """Raise BadFile for a file beside the base's weights that could not be copied."""
+    for relative in _kept(plan):
+        path = plan.model.folder / relative
+        if str(relative) not in plan.files and path.stat().st_size > MOST_WHOLE:
+            raise BadFile(
+                "a file beside the weights is larger than a file of its kind can be",
+                where=str(path),
+                expected=f"at most {MOST_WHOLE} bytes",
+                got=f"{path.stat().st_size}",
+                remedy="move it out of the folder",
+            )
+
+
+def _kept(plan: Plan) -> list[Path]:
+    source = plan.model.folder
+    return sidecars(source) if (source / "config.json").exists() else []
 
 
 def write_sidecars(plan: Plan, folder: Path, files: Files) -> None:
     """Write everything of the output but its weights, from the base's folder and the plan."""
     source = plan.model.folder
-    kept = sidecars(source) if (source / "config.json").exists() else []
-    for relative in sorted({*kept, *map(Path, plan.files)}):
+    for relative in sorted({*_kept(plan), *map(Path, plan.files)}):
         data = plan.files.get(str(relative), b"")
         if data is None:
             continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
+from deltakit.engine.folder import input_paths
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Counts, Tally
 from deltakit.engine.shards import Shard
@@ -16,25 +19,33 @@ from deltakit.tensors.new_file import write_whole
 _COUNTS = ".counts.json"
 
 
-def key(plan: Plan, allow_nonfinite: bool) -> str:
+def key(plan: Plan, allow_nonfinite: bool, device: str | None = None) -> str:
     """Return 16 digits that stand for a merge: its recipe, its inputs as they are, its shards.
 
     Threads, block size and memory are not in it: they change no byte. Whether NaN may pass is: a
-    file that was let through is not to be taken by a merge that would refuse it.
+    file that was let through is not to be taken by a merge that would refuse it. So is what might
+    round otherwise: the device, and the release.
     """
     from blake3 import blake3
 
     opened = [*plan.base.files, *(file for e in plan.experts for file in e.source.files)]
-    maps = [expert.importance for expert in plan.experts if expert.importance is not None]
+    others = {path for path in input_paths(plan) if path.is_file()} - {f.path for f in opened}
     told = [
+        metadata.version("deltakit-merge"),
         plan.recipe.encode().decode(),
         [[str(file.path), *file.state] for file in opened],
-        [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in maps],
-        [shard.file_name for shard in plan.shards],
+        [[str(path), *_state(path)] for path in sorted(others)],
+        [[shard.file_name, sorted(shard.infos.items())] for shard in plan.shards],
         allow_nonfinite,
+        device,
         None if plan.vocabulary is None else plan.vocabulary.digest,
     ]
     return blake3(msgspec.json.encode(told)).hexdigest()[:16]
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 class Interrupted:
@@ -57,8 +68,9 @@ class Interrupted:
             if not (self._files.exists(self._folder / shard.file_name) and path.exists()):
                 continue
             try:
-                counts = msgspec.json.decode(read_whole(path, self._files), type=dict[str, Counts])
-            except msgspec.MsgspecError:
+                told = json.loads(read_whole(path, self._files))  # which knows NaN and infinity
+                counts = msgspec.convert(told, dict[str, Counts])
+            except ValueError:  # msgspec's too
                 raise BadFile(
                     "what an interrupted merge left is damaged",
                     where=str(path),
@@ -74,7 +86,7 @@ class Interrupted:
 
     def finish(self, shard: Shard, tally: Tally) -> None:
         """Write down the counts of a shard that gets its name next."""
-        data = msgspec.json.encode(tally.of(shard.infos))
+        data = json.dumps(msgspec.to_builtins(tally.of(shard.infos))).encode()
         write_whole(self._counts(shard), data, replace=True, files=self._files)
 
     def clear(self, plan: Plan) -> None:

@@ -16,8 +16,8 @@ from deltakit.lora.known_fields import DEFAULTS, UNDERSTOOD, WITHOUT_EFFECT
 from deltakit.lora.patterns import Patterns
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.index import read_json
+from deltakit.tensors.sidecars import ADAPTER_CONFIG
 
-CONFIG_NAME = "adapter_config.json"
 _MOST_BYTES = 10_000_000
 
 # Initialisations that leave the base as it is; all others were trained on a changed base.
@@ -81,10 +81,10 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @classmethod
     def read(cls, folder: Path, files: Files = LOCAL) -> AdapterConfig:
         """Return the config of an adapter's folder."""
-        path = folder / CONFIG_NAME
+        path = folder / ADAPTER_CONFIG
         table = read_json(path, files, _MOST_BYTES)
         if not isinstance(table, dict):
-            raise BadFile(f"{CONFIG_NAME} is not a JSON object", where=str(path))
+            raise BadFile(f"{ADAPTER_CONFIG} is not a JSON object", where=str(path))
         try:
             return cls.of(table)
         except BadFile as error:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 from deltakit.errors import BadFile, DeltakitError, NotFound, some
 from deltakit.lora.adapter import Adapter, Kind, Part, Rows
-from deltakit.lora.config import CONFIG_NAME, AdapterConfig
+from deltakit.lora.config import AdapterConfig
 from deltakit.lora.layout import FLOATS, TENSORS_NAME, Role, parse_key
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import check_link
 from deltakit.tensors.reader import SafetensorsFile
+from deltakit.tensors.sidecars import ADAPTER_CONFIG
 
 
 def is_peft_folder(path: Path) -> bool:
-    return (path / CONFIG_NAME).exists()
+    return (path / ADAPTER_CONFIG).exists()
 
 
 def open_peft(folder: Path, files: Files = LOCAL) -> Adapter:
@@ -86,8 +87,8 @@ def _part(module: str, names: dict[Role, str], source: Checkpoint, config: Adapt
     rank = shape_a[0]
     if rank != config.rank(module):
         raise BadFile(
-            f"{CONFIG_NAME} and the tensors of {module!r} do not agree on the rank",
-            expected=f"{config.rank(module)}, as in {CONFIG_NAME}",
+            f"{ADAPTER_CONFIG} and the tensors of {module!r} do not agree on the rank",
+            expected=f"{config.rank(module)}, as in {ADAPTER_CONFIG}",
             got=f"{rank}",
             remedy="give the config that was saved with these tensors",
         )

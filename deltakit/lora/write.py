@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from deltakit.dtypes import parse_dtype, torch_dtype
 from deltakit.errors import AlreadyThere, BadValue, NonFinite, some
 from deltakit.lora.adapter import Kind
-from deltakit.lora.config import CONFIG_NAME, config_bytes
+from deltakit.lora.config import config_bytes
 from deltakit.lora.factors import Factors
 from deltakit.lora.finite import all_finite
 from deltakit.lora.layout import FLOATS, TENSORS_NAME, key_of
@@ -19,6 +19,7 @@ from deltakit.lora.patterns import spelled
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_file import write_whole
+from deltakit.tensors.sidecars import ADAPTER_CONFIG
 from deltakit.tensors.writer import SafetensorsWriter
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AdapterWriter:
     def __exit__(self, *error: Any) -> None:
         self._writer.__exit__(*error)
         if error[0] is None:
-            write_whole(self._folder / CONFIG_NAME, self._contents.config(), files=self._files)
+            write_whole(self._folder / ADAPTER_CONFIG, self._contents.config(), files=self._files)
 
     def write_part(
         self,

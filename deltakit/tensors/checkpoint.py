@@ -12,6 +12,7 @@ from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.index import INDEX_NAME, check_link, read_index, read_json
 from deltakit.tensors.reader import SafetensorsFile, refuse_pickle
+from deltakit.tensors.sidecars import ADAPTER_CONFIG
 from deltakit.tensors.source import TensorSource
 
 
@@ -135,7 +136,7 @@ class Checkpoint(TensorSource):
 
 def _lone_file(folder: Path) -> Path:
     """Return the only .safetensors file of a folder without model.safetensors."""
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_CONFIG).exists():
         raise BadFile(
             "this is a LoRA adapter, and a model is asked for",
             where=str(folder),

@@ -71,7 +71,10 @@ class Files:
             raise NotFound("the folder does not exist", where=folder, remedy="make it") from None
         if size:
             try:
-                os.posix_fallocate(fd, 0, size)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(fd, 0, size)
+                else:  # macOS
+                    os.ftruncate(fd, size)
             except OSError:
                 os.close(fd)
                 raise
@@ -126,9 +129,10 @@ class Files:
 
 
 LOCAL = Files()
+MOST_WHOLE = 1 << 30  # bytes of a file that is read in one piece
 
 
-def read_whole(path: Path, files: Files = LOCAL, most: int = 1 << 30) -> bytes:
+def read_whole(path: Path, files: Files = LOCAL, most: int = MOST_WHOLE) -> bytes:
     """Return the bytes of a small regular file; one larger than `most` bytes is refused."""
     fd = files.open(path)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from deltakit.errors import BadFile, NotFound
 from deltakit.tensors.files import LOCAL, Files, read_whole
+from deltakit.tensors.header import unique_keys
 
 INDEX_NAME = "model.safetensors.index.json"
 MOST_INDEX_BYTES = 64_000_000
@@ -18,7 +19,9 @@ def read_json(path: Path, files: Files = LOCAL, most: int = MOST_INDEX_BYTES) ->
     """Return the content of a JSON file; one that is not JSON is refused with its path."""
     raw = read_whole(path, files, most)
     try:
-        return json.loads(raw.decode("utf-8"))
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique_keys)
+    except BadFile as error:
+        raise error.at(str(path)) from None
     except (ValueError, RecursionError) as error:
         raise BadFile(f"not valid JSON: {error}", where=str(path)) from None
 

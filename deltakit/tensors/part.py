@@ -33,6 +33,9 @@ class Part(TensorSource):
     def read(self, name: str, start: int, buffer: memoryview) -> None:
         self.whole.read(name, start, buffer)
 
+    def place(self, name: str, start: int) -> tuple[int, int] | None:
+        return self.whole.place(name, start)
+
     @property
     def files(self) -> Sequence[SafetensorsFile]:
         return self.whole.files

@@ -9,6 +9,7 @@ from deltakit.tensors.index import check_link
 
 SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".spm"})
 RECIPE_NAME = "deltakit_recipe.json"
+ADAPTER_CONFIG = "adapter_config.json"  # beside a PEFT adapter's weights
 STATE_FOLDER = "deltakit_state"  # of a merge: what a task can be added to
 _NOT_COPIED = frozenset({RECIPE_NAME, STATE_FOLDER, "trainer_state.json", "training_args.json"})
 

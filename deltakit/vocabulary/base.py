@@ -85,6 +85,9 @@ class MatchedBase(TensorSource):
                 part = buffer[(low - begin) * size : (high - begin) * size]
                 part[:] = memoryview(made.view(torch.uint8).numpy())
 
+    def place(self, name: str, start: int) -> tuple[int, int] | None:
+        return None if name in self._tensors else self._base.place(name, start)
+
     def _made(self, name: str, rows: Rows, row: int, offset: int, count: int, width: int) -> Tensor:
         """Return `count` entries of a run that the base lacks, flat, in the base's dtype."""
         import torch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deltakit.engine import Expert, Limits, execute
-from deltakit.errors import AlreadyThere, BadValue
+from deltakit.errors import AlreadyThere, BadFile, BadValue
 from deltakit.recipe import Recipe
 from tests.engine.merging import merged, plan, write_models
 from tests.failing import FailingFiles
@@ -82,6 +82,22 @@ def test_a_merged_transformers_model_loads_and_computes(tmp_path):
     tuned = [transformers.BertModel.from_pretrained(tmp_path / n) for n in ("a", "b", "c")]
     expected = sum(m.pooler.dense.weight for m in tuned) / 3
     torch.testing.assert_close(model.pooler.dense.weight, expected)
+
+
+def test_a_file_that_cannot_be_copied_is_refused_before_the_first_byte(tmp_path):
+    write_models(tmp_path)
+    (tmp_path / "secret.json").write_text("{}")
+    (tmp_path / "base" / "tokenizer.json").symlink_to(tmp_path / "secret.json")
+    written = []
+    with pytest.raises(BadFile, match="a link leads out of the model's folder"):
+        execute(plan(tmp_path, "average"), tmp_path / "out", progress=lambda *a: written.append(a))
+    assert not written
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    with (tmp_path / "base" / "vocab.json").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(BadFile, match=r"larger than[\s\S]*vocab\.json[\s\S]*move it out"):
+        execute(plan(tmp_path, "average"), tmp_path / "out", progress=lambda *a: written.append(a))
+    assert not written
 
 
 def test_an_existing_output_is_refused_and_stays(models, tmp_path):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from deltakit.engine import Report, execute
+from deltakit.engine import Limits, Report, execute, make_plan
 from deltakit.errors import BadFile, NonFinite
-from tests.engine.merging import plan, write_models
+from deltakit.experts import reopen
+from deltakit.recipe import Recipe, Task
+from tests.engine.merging import plan, weights, write_models
 from tests.failing import FailingFiles
+from tests.models import write_model
 
 
 @pytest.fixture
@@ -113,6 +119,48 @@ def test_what_was_let_through_is_not_taken_by_a_merge_that_would_refuse_it(model
         )
     with pytest.raises(NonFinite):
         execute(small(models, scale=1e38), models / "out", resume=True)
+
+
+def test_a_merge_that_let_nan_through_resumes_to_the_same_report(models: Path) -> None:
+    def merge(out: str, progress: Stopping | None = None) -> Report:
+        made = small(models, scale=1e38)
+        return execute(made, models / out, resume=True, allow_nonfinite=True, progress=progress)
+
+    whole = merge("whole")
+    with pytest.raises(KeyboardInterrupt):
+        merge("out", Stopping(6))
+    report = merge("out")
+    assert report.resumed > 0
+    assert repr(numbers(report)) == repr(numbers(whole))  # NaN is not equal to itself
+
+
+def test_shards_made_with_another_config_of_an_adapter_are_not_taken(tmp_path: Path) -> None:
+    write_model(tmp_path / "base", {f"l.{i}.q.weight": torch.zeros(8, 8) for i in range(4)})
+    names = [f"base_model.model.l.{i}.q.lora_{side}.weight" for i in range(4) for side in "AB"]
+    tensors = {name: torch.ones((1, 8) if "_A." in name else (8, 1)) for name in names}
+    (tmp_path / "lora").mkdir()
+    save_file(tensors, tmp_path / "lora" / "adapter_model.safetensors")
+
+    def merge(alpha: int, progress: Stopping | None = None) -> Report:
+        config = {"peft_type": "LORA", "r": 1, "lora_alpha": alpha, "target_modules": ["q"]}
+        path = tmp_path / "lora" / "adapter_config.json"
+        if not path.exists() or json.loads(path.read_text()) != config:
+            path.write_text(json.dumps(config))
+        recipe = Recipe(
+            base=str(tmp_path / "base"),
+            tasks=[Task("lora", str(tmp_path / "lora"))],
+            strategy="task_arithmetic",
+            max_shard_size=256,
+        )
+        found = reopen(recipe)
+        made = make_plan(recipe, found.base, found.experts, limits=Limits(threads=1))
+        return execute(made, tmp_path / "out", resume=True, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(1, Stopping(3))
+    assert merge(8).resumed == 0
+    found = weights(tmp_path / "out")
+    assert all(torch.equal(each, torch.full((8, 8), 8.0)) for each in found.values())
 
 
 def test_damaged_counts_are_told(models: Path) -> None:

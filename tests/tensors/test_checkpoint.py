@@ -137,6 +137,18 @@ def test_a_malformed_index_is_refused(tmp_path: Path, text: str | bytes):
     refused(tmp_path, INDEX_NAME)
 
 
+def test_a_tensor_that_the_index_names_twice_is_refused(tmp_path: Path):
+    write_model(tmp_path / "m", some_tensors(), shards=2)
+    path = tmp_path / "m" / INDEX_NAME
+    weights = json.loads(path.read_text())["weight_map"]
+    name = next(iter(weights))
+    pairs = [*weights.items(), (name, weights[name])]
+    text = ", ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in pairs)
+    path.write_text(f'{{"weight_map": {{{text}}}}}')
+    with pytest.raises(BadFile, match=rf"the key '{name}' stands twice[\s\S]*{INDEX_NAME}"):
+        Checkpoint.open(tmp_path / "m")
+
+
 def test_a_malformed_config_is_refused(tmp_path: Path):
     folder = write_model(tmp_path / "m", some_tensors())
     for text in ("[]", "{", "9" * 5000):
