@@ -82,7 +82,8 @@ class Combination:
     def _computed(self) -> Tensor:
         total = self._total(self.deltas.tensor)
         if self.formula.divisor != 1.0:
-            total = total / self.formula.divisor
+            # By a tensor, since a GPU multiplies by the reciprocal of a number.
+            total = total / total.new_full((), self.formula.divisor)
         for factor in self.formula.factors:
             total = total * factor
         return total

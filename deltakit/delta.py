@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deltakit.delta_source import DeltaSource, check_alike, integers_note, is_merged
-from deltakit.dtypes import itemsize, torch_dtype
+from deltakit.dtypes import itemsize, torch_dtype, widened
 from deltakit.errors import BadFile, DeltakitError, UnknownName, nearest
 from deltakit.lazy import LazyDelta
 from deltakit.mask import RandomMask
@@ -158,7 +158,7 @@ class Delta(DeltaSource):
         if self.role == "replace":
             return super().lazy_block(name, start, base, raw)
         tensor = self.tensors.get(name)
-        if tensor is not None and base.dtype == "F32":
+        if tensor is not None and base.dtype == widened(tensor.info.dtype) == "F32":
             return LazyDelta(tensor.stored(start, start + base.numel(), raw))
         # The base's values are not asked for.
         out = Filled(base.dtype, raw[: base.numel() * itemsize(base.dtype)])

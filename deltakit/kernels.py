@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
+_MOST_PLACES = 1 << 31  # of which indices are told in 32 bits
 LANES = 64  # as in native/combine.h
 _INTERFACE = 6  # as in native/kernels.c: those left by an earlier build are not called
 
@@ -189,7 +190,7 @@ def bracket(
     Returns both counts of each, None where not done.
     """
     count = deltas[0].numel()
-    if compiled is None or len(deltas) > _MOST_ROWS or room.shape[2] <= count:
+    if compiled is None or len(deltas) > _MOST_ROWS or not count < min(room.shape[2], _MOST_PLACES):
         return None
     common = _common_base(deltas)
     shared = None if common is None else _entries(common, count)

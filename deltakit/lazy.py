@@ -90,7 +90,8 @@ class LazyDelta:
             kept = self.kept.tensor if isinstance(self.kept, Drawn) else self.kept
             out.mul_(kept.to(out.dtype))  # torch multiplies by a bool ten times as slowly
             if self.divisor != 1.0:
-                out.div_(self.divisor)
+                # By a tensor, since a GPU multiplies by the reciprocal of a number.
+                out.div_(out.new_full((), self.divisor))
 
 
 def _shrink(flat: Tensor, threshold: float, ties: int) -> None:

@@ -149,7 +149,7 @@ def beside(deltas: list[LazyDelta], base: LazyDelta | None) -> Whole:
 
 
 @needs_kernels
-@pytest.mark.parametrize("count", [1, 63, 64, 5000, (1 << 16) + 300])
+@pytest.mark.parametrize("count", [1, 63, 64, 5000, (1 << 16) + 300, (1 << 17) + 300])
 @pytest.mark.parametrize("of_models", [False, True])
 @pytest.mark.parametrize("stored", STORED, ids=str)
 def test_inner_products_are_numpys(
@@ -360,6 +360,15 @@ def test_a_cut_by_a_sample_is_the_cut_without(density: float, values: str) -> No
     with without_kernels():
         assert find_cuts(blocks, sample, [count, count], numel) == cuts
         assert [find_cut(lambda: each.split(9999), count) for each in (flat, other)] == cuts  # noqa: B023
+
+
+@needs_kernels
+def test_more_entries_than_32_bits_count_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_MOST_PLACES", 1000)
+    room = np.empty((1, 2, 2000), dtype=np.int32)
+    for count in (999, 1000):
+        found = kernels.bracket([LazyDelta(torch.ones(count))], [0], [1], room)
+        assert (found is None) == (count == 1000)
 
 
 @needs_kernels

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FOLDER = "heads"
 _CHUNK = 1 << 22
+_MOST_NAME = 200  # bytes; file systems allow 255 for all of a name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +109,13 @@ def notes_on_aside(
 
 
 def path(task: str) -> Path:
-    """Return where the heads of a task lie in the output."""
-    return Path(FOLDER) / f"{quote(task, safe=' ')}.safetensors"
+    """Return where the heads of a task lie in the output: under its name, shortened if long."""
+    name = quote(task, safe=" ")
+    if len(name) > _MOST_NAME:
+        from blake3 import blake3
+
+        name = f"{name[:_MOST_NAME]}-{blake3(task.encode()).hexdigest()[:16]}"
+    return Path(FOLDER) / f"{name}.safetensors"
 
 
 def write_heads(plan: Plan, folder: Path, files: Files) -> None:

@@ -34,7 +34,7 @@ class Buffers:
 
     def __init__(self, experts: int, block: int, room: int = 0, *, pins: bool = False) -> None:
         self.base, *self.experts = (_memory(block * 8, pins) for _ in range(1 + experts))
-        self._rooms = [Room(room) for _ in range(ROOMS)] if room else []
+        self._rooms = [Room(room) for _ in range(ROOMS)]
 
     def room(self) -> Room:
         """Return the output block that was handed over longest ago."""

@@ -51,6 +51,10 @@ class Device:
                 f"torch has no {kind} device here",
                 remedy="leave out --device, or install a build of torch for it",
             )
+        count = torch.cuda.device_count() if kind == "cuda" else 1
+        every = [kind, *(f"{kind}:{number}" for number in range(count))]
+        if name not in every:
+            raise BadValue("torch has no such device here", expected=", ".join(every), got=name)
         self.device = torch.device(name)
         self._own = threading.local()
 

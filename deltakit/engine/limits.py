@@ -48,7 +48,7 @@ class Limits:
             raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
         if self.block is not None and self.block < 1:
             raise BadValue("the block size is not above 0", got=f"{self.block}")
-        threads = self.threads or min(MOST_DEFAULT_THREADS, len(os.sched_getaffinity(0)))
+        threads = self.threads or min(MOST_DEFAULT_THREADS, _cores())
         block = self.block or usual
         if self.memory is not None:
             block = min(block, self._fitting(self.memory, threads, entry, looked, least))
@@ -71,15 +71,24 @@ class Limits:
         return block
 
 
-def look_bytes(held: int, experts: int) -> int:
-    """Return the bytes a thread holds at most while it finds the cuts of tensors of `held` entries.
+def _cores() -> int:
+    """Return how many processors this process may use, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    Patterns and places of the experts it looks at together, in memory that doubles, a copy of those
-    of one, and what is found in one block.
+
+def look_bytes(held: int, experts: int, *, computed: bool = False) -> int:
+    """Return the bytes a thread holds at most while it looks at tensors of `held` entries.
+
+    For cuts: patterns and places of the experts it looks at together, in memory that doubles, a
+    copy of those of one, and what is found in one block. Where what it looks at is `computed`, and
+    not left to the kernels, also a block of the base and of every expert, as stored and widened.
     """
-    together = min(experts, MOST_TOGETHER)
+    together, block = min(experts, MOST_TOGETHER), min(held, LONG)
     each = min(held, MOST_HELD // min(2, together))
-    return together * (32 * each + 8 * min(held, LONG))
+    blocks = 12 * block * (experts + 1) if computed else 0
+    return together * (32 * each + 8 * block) + blocks
 
 
 def entry_bytes(experts: int, unit: Unit = "element", wide: bool = False) -> int:

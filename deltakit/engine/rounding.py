@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# The first magnitude that rounds past the largest value: half a step above it.
-_OVERFLOWS = {"torch.float8_e4m3fn": 464.0, "torch.float8_e5m2": 61440.0}
+# The first float32 that rounds past the largest value. Half a step above it lies 464, which rounds
+# to the even of its neighbours, the largest value itself; and 61440, which rounds to infinity.
+_OVERFLOWS = {"torch.float8_e4m3fn": 464.0 * (1 + 2.0**-23), "torch.float8_e5m2": 61440.0}
 
 
 def add_and_round(
@@ -74,11 +76,13 @@ def cast(flat: Tensor, out: Tensor) -> None:
     """Write `flat` to `out`, rounded to nearest even to its dtype; an overflow is not finite."""
     import torch
 
+    if flat.dtype == torch.float64 and out.element_size() < 4:
+        flat = _odd(flat)
     overflows = _OVERFLOWS.get(str(out.dtype))
     if overflows is not None:  # torch would round what overflows these to their largest value
-        flat, most = flat.float(), torch.finfo(out.dtype).max
+        most = torch.finfo(out.dtype).max
         flat = flat.clamp(-most, most).masked_fill_(flat.abs() >= overflows, math.nan)
-    out.copy_(_odd(flat) if flat.dtype == torch.float64 and out.element_size() < 4 else flat)
+    out.copy_(flat)
 
 
 def _odd(flat: Tensor) -> Tensor:
@@ -114,18 +118,29 @@ def refuse_copied(result: Tensor, base: Tensor, name: str, start: int, recipe: R
     )
 
 
-def refuse_nonfinite(result: Tensor, stack: Stack, recipe: Recipe) -> None:
-    """Raise NonFinite for a result that holds NaN or infinity, saying where it came from."""
+def refuse_deltas(stack: Stack, squares: Sequence[float]) -> None:
+    """Raise NonFinite for a delta that holds NaN or infinity, whatever became of it in the merge.
+
+    `squares` are the sums of squares of each delta: where all are finite, all entries are.
+    """
+    for number, (square, task) in enumerate(zip(squares, stack.tasks, strict=True)):
+        if math.isfinite(square):
+            continue
+        bad = ~stack.deltas[number].isfinite()
+        if bool(bad.any()):
+            entry = stack.start + int(bad.reshape(-1).nonzero()[0])
+            raise NonFinite(
+                f"the delta of task {task!r} holds NaN or infinity",
+                where=f"{stack.name!r}, flat index {entry}",
+                remedy="repair that model, or pass --allow-nonfinite",
+            )
+
+
+def refuse_result(result: Tensor, stack: Stack, recipe: Recipe) -> None:
+    """Raise NonFinite for a result that holds NaN or infinity though no delta does."""
     wide = result.to(torch_dtype(stack.lazy.dtype))
     entry = stack.start + int((~wide.isfinite()).nonzero()[0])
     where = f"{stack.name!r}, flat index {entry}"
-    for delta, task in zip(stack.deltas, stack.tasks, strict=True):
-        if not bool(delta.isfinite().all()):
-            raise NonFinite(
-                f"the delta of task {task!r} holds NaN or infinity",
-                where=where,
-                remedy="repair that model, or pass --allow-nonfinite",
-            )
     if stack.base is not None and not bool(stack.base.isfinite().all()):
         raise NonFinite(
             "the base model holds NaN or infinity",

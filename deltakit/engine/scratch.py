@@ -82,14 +82,15 @@ def settled(
     every = [info.numel for info in base.infos.values()]
     largest = max((info.numel for info in infos.values()), default=max(every))
     least, looked = 0, 0
+    computed = keeping is not None or not for_kernels(recipe, infos, groups, experts, facts)
     for name, info in infos.items():
         method = effective[name].method
         if method.unit != "element":
             least = max(least, row_length(info) if method.unit == "row" else info.numel)
         if method.looks != "nothing":
             held = largest if method.looks == "model" else info.numel
-            looked = max(looked, look_bytes(held, len(experts)))
-    if keeping is None and for_kernels(recipe, infos, groups, experts, facts):
+            looked = max(looked, look_bytes(held, len(experts), computed=computed))
+    if not computed:
         entry, usual = kernel_entry_bytes(len(experts)), KERNEL_BLOCK
     else:
         unit = coarsest(["element", *(effective[name].method.unit for name in infos)])

@@ -29,8 +29,8 @@ def run_all(do: Callable[[T], None], work: Iterator[T], threads: int) -> None:
                 raise
 
     with ThreadPoolExecutor(threads, thread_name_prefix="deltakit") as pool:
-        futures = [pool.submit(loop) for _ in range(threads)]
         try:
+            futures = [pool.submit(loop) for _ in range(threads)]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:  # Ctrl-C arrives here, in the main thread
             stop.set()

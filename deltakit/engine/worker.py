@@ -14,7 +14,13 @@ from deltakit.engine.heap import Heap
 from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Tally
-from deltakit.engine.rounding import add_and_round, cast, refuse_copied, refuse_nonfinite
+from deltakit.engine.rounding import (
+    add_and_round,
+    cast,
+    refuse_copied,
+    refuse_deltas,
+    refuse_result,
+)
 from deltakit.engine.units import Look, Unit
 from deltakit.lazy import LazyDelta
 from deltakit.stored import Filled
@@ -91,9 +97,11 @@ class Worker:
             found = self._device.add_and_round(base, merged, stack.lazy, result)
         else:
             found = add_and_round(base, merged, stack.lazy, result)
-        if not found.finite and not self._allow_nonfinite:
-            refuse_nonfinite(result.tensor, stack, self._plan.recipe)
         *squares, square = found.squares
+        if not self._allow_nonfinite:
+            refuse_deltas(stack, squares)
+            if not found.finite:
+                refuse_result(result.tensor, stack, self._plan.recipe)
         self._tally.add(unit.name, squares, square, found.changed)
 
     def _copy(self, unit: Unit, buffers: Buffers, out: np.ndarray) -> None:

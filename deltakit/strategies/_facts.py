@@ -50,9 +50,11 @@ def gram(whole: Whole, experts: int, *, of_models: bool = False) -> np.ndarray:
         for deltas, given in zip(whole.side_by_side(experts, LONG), bases, strict=False):
             lanes = np.zeros((len(first), kernels.LANES))
             if not kernels.gram(deltas, None if given is None else given.stored, lanes):
-                wide = [row.tensor.double().numpy() for row in (*deltas, given) if row is not None]
-                pairs = zip(first, second, strict=True)
-                lanes = np.array([_lanes(wide[i], wide[j]) for i, j in pairs])
+                narrow = [row.tensor for row in (*deltas, given) if row is not None]
+                for at in range(0, len(narrow[0]), SHORT):
+                    wide = [row[at : at + SHORT].double().numpy() for row in narrow]
+                    for lane, i, j in zip(lanes, first, second, strict=True):
+                        _add_products(lane, wide[i], wide[j])
             found[first, second] += lanes.sum(axis=1)
         found = np.triu(found) + np.triu(found, 1).T
         if base is not None:
@@ -63,13 +65,14 @@ def gram(whole: Whole, experts: int, *, of_models: bool = False) -> np.ndarray:
     return result
 
 
-def _lanes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the sums of every 64th product, from the first, second, ... on: (64,)."""
+def _add_products(lanes: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Add every 64th product, from the first, second, ... on, to each of `lanes`: (64,)."""
     import numpy as np
 
-    products = np.zeros(-(-len(left) // kernels.LANES) * kernels.LANES)
-    np.multiply(left, right, out=products[: len(left)])
-    return np.add.reduce(products.reshape(-1, kernels.LANES), axis=0)
+    rows = np.zeros((1 - (-len(left) // kernels.LANES), kernels.LANES))
+    rows[0] = lanes
+    np.multiply(left, right, out=rows[1:].reshape(-1)[: len(left)])
+    np.add.reduce(rows, axis=0, out=lanes)
 
 
 def cosines(products: np.ndarray) -> np.ndarray:

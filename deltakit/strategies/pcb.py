@@ -96,6 +96,8 @@ class Pcb(Strategy):
 
         def find() -> list[tuple[float, float]]:
             found = [(math.inf, 0.0)] * experts
+            if not whole.numel:
+                return found
             for block in whole.side_by_side(experts, SHORT):
                 for expert, ((low, high), delta) in enumerate(zip(found, block, strict=True)):
                     magnitude = delta.tensor.abs()

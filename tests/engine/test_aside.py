@@ -62,6 +62,25 @@ def test_heads_are_written_byte_for_byte_a_file_for_each_task_and_listed(models:
     assert any("classifier.bias" in note and "a" in note for note in report.notes)
 
 
+def test_a_task_of_a_long_name_has_a_file_of_its_own(models: Path):
+    name = "任" * 60
+    (models / "b").rename(models / name)
+    tasks = [
+        Task("a", str(models / "a")),
+        Task(name, str(models / name)),
+        Task(name + "x", str(models / "c")),
+    ]
+    made = Recipe(
+        base=str(models / "base"), tasks=tasks, strategy="average", heads=["classifier.*"]
+    )
+    found = reopen(made)
+    report = execute(make_plan(made, found.base, found.experts), models / "out")
+    assert len(set(report.heads.values())) == 3
+    for task, path in report.heads.items():
+        with safe_open(models / "out" / path, "pt") as file:
+            assert file.metadata()["task"] == task
+
+
 def test_the_rest_is_merged_as_if_there_were_no_heads(models: Path, tmp_path: Path):
     merge(models, "out", heads=["classifier.*"])
     write_models(tmp_path / "bare", tensors=some_tensors())

@@ -81,6 +81,14 @@ def test_strategies_without_a_formula_are_refused_by_name() -> None:
         check_methods("cuda", [Method(get("average")), Method(get("magmax"))])
 
 
+@pytest.mark.parametrize("name", ["cuda:abc", "cuda:", "cuda:-1", "cuda:99"])
+def test_a_number_that_no_device_has_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BadValue, match=rf"cuda, cuda:0, cuda:1[\s\S]*{name}"):
+        Device(name, [])
+
+
 @pytest.mark.parametrize(("name", "message"), [("tpu", "no such device"), ("cuda", "no cuda")])
 def test_a_device_that_is_not_here_is_refused(
     name: str, message: str, monkeypatch: pytest.MonkeyPatch

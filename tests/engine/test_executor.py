@@ -8,11 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from deltakit import strategies
-from deltakit.engine import Limits, execute
+from deltakit.diff import write_add
+from deltakit.engine import Limits, execute, make_plan
 from deltakit.errors import BadValue, InputChanged, NonFinite
+from deltakit.experts import reopen
+from deltakit.recipe import Recipe, Task
 from deltakit.rng import Draws
+from deltakit.tensors.checkpoint import Checkpoint
 from tests.engine.merging import TASKS, merged, plan, tune, weights, write_models
 from tests.kernels import without_kernels
 from tests.models import some_tensors, write_model
@@ -196,6 +202,53 @@ def test_nan_in_a_task_is_refused_by_tensor_and_task_and_nothing_is_left(models,
     assert weights(tmp_path / "out")["layer.0.weight"][1, 2].isnan()
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("strategy", ["magmax", "emr", "consensus", "della", "della_ties"])
+def test_nan_that_a_strategy_would_hide_is_refused_all_the_same(strategy, value, models, tmp_path):
+    bad = weights(models / "b")
+    bad["layer.0.weight"][1, 2] = float(value)
+    write_model(tmp_path / "base", weights(models / "base"))
+    write_model(tmp_path / "a", weights(models / "a"))
+    write_model(tmp_path / "bad", bad)
+    with pytest.raises(NonFinite, match=r"task 'bad' holds NaN[\s\S]*layer.0.weight.*index 6"):
+        execute(plan(tmp_path, strategy, tasks=["a", "bad"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_values_wider_than_the_base_are_cut_as_they_are_merged(scope, tmp_path):
+    write_model(tmp_path / "base", {"a": torch.zeros(1000), "b": torch.zeros(1000)})
+    tuned = {"a": 9.0 + torch.rand(1000), "b": torch.ones(1000)}
+    write_model(tmp_path / "tuned", tuned)
+    path = tmp_path / "delta.safetensors"
+    base, model = Checkpoint.open(tmp_path / "base"), Checkpoint.open(tmp_path / "tuned")
+    write_add(path, base, model, task="tuned")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    held = load_file(path)
+    # Float32 cannot tell these apart: there they tie.
+    held["b"] = held["b"].double() + torch.arange(1000, dtype=torch.float64) * 2**-40
+    save_file(held, path, metadata)
+    recipe = Recipe(
+        base=str(tmp_path / "base"),
+        tasks=[Task("t", str(path))],
+        strategy="ties",
+        settings={"density": 0.2, "scope": scope},
+    )
+    found = reopen(recipe)
+    execute(make_plan(recipe, found.base, found.experts), tmp_path / "out")
+    out = weights(tmp_path / "out")
+    kept = {name: int(out[name].count_nonzero()) for name in out}
+    assert kept == ({"a": 400, "b": 0} if scope == "global" else {"a": 200, "b": 200})
+
+
+def test_squares_that_overflow_are_no_infinity(tmp_path):
+    write_model(tmp_path / "base", {"w": torch.zeros(4)})
+    write_model(tmp_path / "a", {"w": torch.full((4,), 1e38)})
+    found = weights(merged(tmp_path, "average", tasks=["a"]))["w"]
+    assert torch.equal(found, torch.full((4,), 1e38))
+
+
 def test_an_overflow_of_the_output_dtype_is_refused(tmp_path):
     write_model(tmp_path / "base", {"w": torch.tensor([60000.0])})
     write_model(tmp_path / "a", {"w": torch.tensor([70000.0])})
@@ -218,11 +271,35 @@ def test_an_fp8_value_that_rounds_down_to_the_largest_is_no_overflow(tmp_path):
     assert out["w"].float().tolist() == [448.0]
 
 
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (464.0, 448.0),  # half-way to where it would overflow, and 448 is even
+        (464.0 - 2**-30, 448.0),
+        (1.0625 + 2**-40, 1.125),  # in float32 they would be half-way between two
+        (1.1875 - 2**-40, 1.125),
+        (-1.0625 - 2**-40, -1.125),
+    ],
+)
+def test_float64_is_rounded_to_fp8_once(value, rounded, tmp_path):
+    write_model(tmp_path / "base", {"w": torch.zeros(2, dtype=torch.float64)})
+    write_model(tmp_path / "a", {"w": torch.full((2,), value, dtype=torch.float64)})
+    out = weights(merged(tmp_path, "average", tasks=["a"], dtype="F8_E4M3"))
+    assert out["w"].float().tolist() == [rounded] * 2
+
+
 def test_a_change_that_rounding_swallows_is_nothing_applied(tmp_path):
     write_model(tmp_path / "base", {"w": torch.ones(4).bfloat16()})
     write_model(tmp_path / "a", {"w": torch.full((4,), 1.5).bfloat16()})
     with pytest.raises(BadValue, match=r"nothing was applied[\s\S]*rounding"):
         merged(tmp_path, "average", tasks=["a"], scale=1e-4)
+
+
+def test_a_model_of_nothing_but_empty_tensors_is_nothing_to_merge(tmp_path):
+    for name in ("base", "a"):
+        write_model(tmp_path / name, {"none": torch.zeros(0, 3)})
+    with pytest.raises(BadValue, match="nothing was applied"):
+        merged(tmp_path, "average", tasks=["a"])
 
 
 def test_tasks_that_change_nothing_are_an_error(tmp_path):

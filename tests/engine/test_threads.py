@@ -1,6 +1,8 @@
 """Threads share one list of work and stop together."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -45,6 +47,24 @@ def _fail_with_one_thread():
     with one_torch_thread():
         assert torch.get_num_threads() == 1
         raise KeyError
+
+
+def test_an_interrupt_while_threads_are_started_stops_those_that_run(monkeypatch):
+    begun, submit = [], ThreadPoolExecutor.submit
+
+    def interrupted(self, work):
+        if self._threads:
+            raise KeyboardInterrupt
+        return submit(self, work)
+
+    def do(item):
+        begun.append(item)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(do, iter(range(1000)), 2)
+    assert len(begun) < 1000
 
 
 def test_torchs_threads_are_given_back():
