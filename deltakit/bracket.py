@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING
 
 from deltakit.cut import Cut
+from deltakit.held import borrowed, given_back
 from deltakit.magnitudes import Blocks, Sieve, from_top, index_of
 
 if TYPE_CHECKING:
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 MOST_HELD = 1 << 20  # entries held of one tensor, and half as many of each of several
 _MOST_PATTERNS = 1 << 20  # that are counted one by one
-
-T = TypeVar("T")
+_FEW_PATTERNS = 1 << 10  # that are counted block by block
 
 
 def guess(sample: Sequence[np.ndarray], share: float) -> tuple[int, int]:
@@ -50,9 +49,10 @@ def cut_between(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
 class Bracket:
     """The cut that keeps the `count` largest, looked for from pattern `low` to pattern `high`.
 
-    What is above is counted, what is between is held. Many entries of few patterns, as differences
-    of 16-bit floats are, are counted by pattern, and where the last one kept lies is looked for in
-    a second pass. At most `most` entries are held.
+    What is above is counted, what is between is held, at most `most` entries of it. What comes when
+    these are held is counted by pattern: mostly it is many entries of few patterns, as differences
+    of 16-bit floats are. Where the last one kept lies among those is looked for in a second pass,
+    from the block on that the counts tell.
     """
 
     def __init__(self, count: int, low: int, high: int, most: int) -> None:
@@ -60,122 +60,73 @@ class Bracket:
         self.low, self.high = max(low, 1), max(high, 1)
         self._wanted, self._above, self._inside, self._numel = count, 0, 0, 0
         self._nbytes = 4
-        self._held = _borrowed(most)
-        self._counts: np.ndarray | None = None
+        self._held = borrowed(most)
+        self._counts: list[tuple[int, np.ndarray]] = []  # of entries from an index on, by pattern
 
     def take(self, above: int, values: np.ndarray, places: np.ndarray, numel: int) -> bool:
         """Take what was found `between` in the next block; False where the cut is not there."""
         self._nbytes = values.dtype.itemsize
         self._above += above
         self._inside += len(values)
-        if self._above >= self._wanted:
-            return self._finish(False)
-        if self._counts is not None:
-            self._counts += self._counted(values)
-        elif not self._held.add(values, places, self._numel):
-            if self.high - self.low >= _MOST_PATTERNS:
-                return self._finish(False)
-            self._counts = self._counted(self._held.values) + self._counted(values)
+        holds = not self._counts and self._held.add(values, places, self._numel)
+        if self._above >= self._wanted or not (holds or self._counted(values)):
+            given_back(self._held)
+            return False
         self._numel += numel
+        return True
+
+    def _counted(self, values: np.ndarray) -> bool:
+        """Count a block's values by pattern; False where there are too many patterns."""
+        import numpy as np
+
+        if self.high - self.low >= _MOST_PATTERNS:
+            return False
+        counts = self._by_pattern(values)
+        if self._counts and len(counts) > _FEW_PATTERNS:
+            np.add(self._counts[0][1], counts, out=self._counts[0][1])
+        else:
+            self._counts.append((self._numel, counts))
         return True
 
     def cut(self, blocks: Blocks) -> Cut | None:
         """Return the cut, once all blocks were taken; None where it is not between."""
-        return self._finish(self._found(blocks))
-
-    def _found(self, blocks: Blocks) -> Cut | None:
         wanted = self._wanted - self._above
-        if wanted > self._inside:
-            if not self._takes_zeros:
-                return None
+        if wanted <= self._inside:
+            pattern, last = self._largest(wanted, blocks)
+            found = Cut.at(pattern, self._nbytes, last)
+        elif self._takes_zeros:
             wanted -= self._inside
             zeros = self._numel - self._above - self._inside
-            return Cut.at(0, 4, None if wanted == zeros else index_of(blocks, 0, wanted))
-        if self._counts is None:
-            pattern, last = self._held.largest(wanted)
+            found = Cut.at(0, 4, None if wanted == zeros else index_of(blocks, 0, wanted))
         else:
-            number, above = from_top(self._counts, wanted)
-            pattern, level, wanted = self.low + number, self._counts[number], wanted - above
-            last = None if wanted == level else index_of(blocks, pattern, wanted)
-        return Cut.at(pattern, self._nbytes, last)
-
-    def _finish(self, found: T) -> T:
-        _own.free.append(self._held)
+            found = None
+        given_back(self._held)
         return found
 
-    def _counted(self, values: np.ndarray) -> np.ndarray:
+    def _largest(self, wanted: int, blocks: Blocks) -> tuple[int, int | None]:
+        """Return the pattern of the `wanted`-th largest, and the last index kept if not all are."""
+        held = self._held
+        if self.low == self.high:
+            pattern, level = self.low, self._inside
+        elif not self._counts:
+            pattern, wanted, level = held.largest(wanted)
+        else:
+            totals = self._by_pattern(held.values) + sum(counts for _, counts in self._counts)
+            number, above = from_top(totals, wanted)
+            pattern, wanted, level = self.low + number, wanted - above, int(totals[number])
+        if wanted == level:
+            return pattern, None
+        here = held.places(pattern) if self.low < self.high else held.every
+        if wanted <= len(here):
+            return pattern, int(here[wanted - 1])
+        wanted -= len(here)
+        for start, counts in self._counts:
+            if wanted <= counts[pattern - self.low]:
+                return pattern, index_of(blocks, pattern, wanted, start)
+            wanted -= int(counts[pattern - self.low])
+        raise RuntimeError("more was counted than is there")
+
+    def _by_pattern(self, values: np.ndarray) -> np.ndarray:
         import numpy as np
 
         return np.bincount(values - self.low, minlength=self.high - self.low + 1)
-
-
-class _Held:
-    """At most so many patterns and where they were found.
-
-    In memory that doubles and is used again: an array kept of every block, small and between large
-    ones that are freed, would leave the allocator with holes into which no further block fits, and
-    the first touch of fresh pages costs more than what is done in them.
-    """
-
-    def __init__(self) -> None:
-        import numpy as np
-
-        self._most, self._length = 0, 0
-        self._values, self._places = np.empty(0, np.int32), np.empty(0, np.int64)
-
-    def cleared(self, most: int) -> Self:
-        """Forget all, and hold at most so many from now on."""
-        self._most, self._length = most, 0
-        return self
-
-    @property
-    def values(self) -> np.ndarray:
-        return self._values[: self._length]
-
-    def add(self, values: np.ndarray, places: np.ndarray, start: int) -> bool:
-        """Hold those of a block that begins at `start`; False, and nothing done, if too many."""
-        import numpy as np
-
-        first, last = self._length, self._length + len(values)
-        if last > self._most:
-            return False
-        if last > len(self._places) or values.dtype != self._values.dtype:
-            room = max(2 * last, len(self._places))
-            self._values = _longer(self._values[:first], room, values.dtype)
-            self._places = _longer(self._places[:first], room, self._places.dtype)
-        self._values[first:last] = values
-        np.add(places, start, out=self._places[first:last])
-        self._length = last
-        return True
-
-    def largest(self, wanted: int) -> tuple[int, int | None]:
-        """Return the pattern of the `wanted`-th largest, and the last index kept if not all are."""
-        import numpy as np
-
-        values = self.values
-        pattern = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
-        level = np.flatnonzero(values == pattern)
-        wanted -= int(np.count_nonzero(values > pattern))
-        return pattern, None if wanted == len(level) else int(self._places[level[wanted - 1]])
-
-
-class _Own(threading.local):
-    """What brackets of this thread held their findings in, for those to come."""
-
-    def __init__(self) -> None:
-        self.free: list[_Held] = []
-
-
-_own = _Own()
-
-
-def _borrowed(most: int) -> _Held:
-    return (_own.free.pop() if _own.free else _Held()).cleared(most)
-
-
-def _longer(values: np.ndarray, length: int, dtype: np.dtype[Any]) -> np.ndarray:
-    import numpy as np
-
-    longer = np.empty(length, dtype)
-    longer[: len(values)] = values
-    return longer

@@ -84,13 +84,17 @@ def from_top(counts: np.ndarray, wanted: int) -> tuple[int, int]:
     return len(counts) - 1 - at, int(totals[at] - counts[len(counts) - 1 - at])
 
 
-def index_of(blocks: Blocks, pattern: int, number: int) -> int:
-    """Return the flat index of the `number`-th entry whose magnitude has this bit pattern."""
+def index_of(blocks: Blocks, pattern: int, number: int, first: int = 0) -> int:
+    """Return the flat index of the `number`-th entry whose magnitude has this bit pattern.
+
+    Counted from index `first` on, where a block begins.
+    """
     start, sieve = 0, Sieve()
     for block in blocks():
-        ((_, _, places),) = sieve.between([block], [pattern], [pattern])
-        if number <= len(places):
-            return start + int(places[number - 1])
-        number -= len(places)
+        if start >= first:
+            ((_, _, places),) = sieve.between([block], [pattern], [pattern])
+            if number <= len(places):
+                return start + int(places[number - 1])
+            number -= len(places)
         start += block.numel()
     raise RuntimeError("the blocks changed between two passes")

@@ -45,7 +45,8 @@ class Worker:
         self._allow_nonfinite, self._fold, self._device = allow_nonfinite, fold, device
         self._reader = StackReader(plan)
         self._room_bytes = room_bytes(plan)
-        self._own, self._heap = threading.local(), Heap()
+        self._own = threading.local()
+        self._heap = None if plan.for_kernels else Heap()
 
     def do(self, piece: Unit | Look) -> None:
         """Bring one unit from the inputs to the output, or find what later units will need."""
@@ -53,7 +54,8 @@ class Worker:
             self._look(piece)
         else:
             self._bring(piece)
-        self._heap.work_done()
+        if self._heap is not None:
+            self._heap.work_done()
 
     def _bring(self, piece: Unit) -> None:
         buffers = self._buffers()
