@@ -17,6 +17,8 @@ from deltakit.strategies import Method, get, names
 
 MASKS = {
     "sotu": "--mask sotu --p 0.9 --seed 0",
+    "half": "--mask sotu --p 0.5 --seed 0",
+    "fiftieth": "--mask sotu --p 0.98 --seed 0",
     "magnitude": "--mask magnitude --density 0.1",
 }
 
@@ -82,6 +84,9 @@ CASES = (
     # A stored mask is drawn or trimmed already: the first only adds, the second keeps all it finds.
     Case("sotu_stored", "task_arithmetic", mask="sotu"),
     Case("ties_stored", "ties", "density=0.1", mask="magnitude"),
+    # As sotu_stored, of other densities: what it costs is to fall with them.
+    Case("half_stored", "task_arithmetic", mask="half"),
+    Case("fiftieth_stored", "task_arithmetic", mask="fiftieth"),
 )
 
 
