@@ -121,3 +121,32 @@ class UnifiedTask(DeltaSource):
 def is_unified_task(metadata: Mapping[str, str]) -> bool:
     """Tell whether a file's metadata is that of a task's mask of a unified delta."""
     return metadata.get("kind") == "mask" and MARK in metadata
+
+
+def is_unified_mask(path: Path) -> bool:
+    """Tell whether a path is the file of a task's mask that `unify` wrote."""
+    metadata = _metadata(path)
+    return metadata is not None and is_unified_task(metadata)
+
+
+def is_unified_delta(path: Path) -> bool:
+    """Tell whether a path is the file of a unified delta that `unify` wrote."""
+    metadata = _metadata(path)
+    if metadata is None or metadata.get("kind") != "delta":
+        return False
+    try:
+        return MARK in parse(metadata, "recipe", dict[str, str])
+    except DeltakitError:
+        return False
+
+
+def _metadata(path: Path) -> Mapping[str, str] | None:
+    """Return what a file's header says; None for no file of its own, or no safetensors file."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        file = SafetensorsFile(path)
+    except DeltakitError:
+        return None
+    file.close()
+    return file.header.metadata

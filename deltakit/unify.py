@@ -16,16 +16,17 @@ from deltakit.dtypes import itemsize
 from deltakit.engine import Limits, Plan
 from deltakit.engine.blocks import Buffers, StackReader
 from deltakit.engine.threads import one_torch_thread
-from deltakit.errors import BadValue, NonFinite
+from deltakit.errors import AlreadyThere, BadValue, NonFinite
 from deltakit.merging import plan_merge
 from deltakit.provenance import FORMAT, ModelTable, render
 from deltakit.store import Store
+from deltakit.store.home import check_outside
 from deltakit.strategies.emr import Emr
 from deltakit.tensors import codec
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.writer import SafetensorsWriter
-from deltakit.unified import MARK, UNIFIED, WHOLE
+from deltakit.unified import MARK, UNIFIED, WHOLE, is_unified_delta, is_unified_mask
 
 if TYPE_CHECKING:
     from deltakit.diff import Progress
@@ -89,6 +90,7 @@ def unify(
             remedy="give it another: NAME=PATH",
         )
     codec.check_names(plan.merged)
+    _check_target(plan, Path(out), overwrite)
     with new_folder(Path(out), replace=overwrite) as folder, one_torch_thread():
         writing = _Writing(plan, progress)
         rescalers = dict(zip(names, writing.rescalers(), strict=True))
@@ -99,6 +101,41 @@ def unify(
         unified = (folder / UNIFIED).stat().st_size
         masks = max((folder / file).stat().st_size for file in files.values())
     return Unified(str(out), unified, masks, files, rescalers)
+
+
+def _check_target(plan: Plan, out: Path, overwrite: bool) -> None:
+    """Raise unless `out` is free, or a folder of files that `unify` wrote."""
+    check_outside(out)
+    target = out.resolve()
+    inputs = [plan.model.path, *(file.path for file in plan.model.files)]
+    for expert in plan.experts:
+        inputs += [file.path for file in expert.source.files]
+    for path in inputs:
+        if path.resolve().is_relative_to(target):
+            raise BadValue(
+                "the output would replace an input",
+                where=str(out),
+                got=str(path),
+                remedy="choose another --out",
+            )
+    if not overwrite or not out.is_dir() or out.is_symlink():
+        return  # `new_folder` says what is wrong with these
+    if not is_unified_delta(out / UNIFIED):
+        raise AlreadyThere(
+            f"the output exists and holds no {UNIFIED} of deltakit unify, so it is not ours to"
+            " replace",
+            where=str(out),
+            remedy="choose another --out, or delete it yourself",
+        )
+    for path in sorted(out.iterdir()):
+        if path.name != UNIFIED and not is_unified_mask(path):
+            raise AlreadyThere(
+                "the output exists and holds what deltakit unify did not write",
+                where=str(out),
+                expected=f"{UNIFIED} and masks of tasks, nothing else",
+                got=path.name,
+                remedy="choose another --out, or delete it yourself",
+            )
 
 
 class _Writing:

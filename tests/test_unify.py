@@ -23,6 +23,7 @@ from deltakit.errors import (
 )
 from deltakit.mask import Mask
 from deltakit.merging import merge
+from deltakit.store import Store
 from deltakit.unified import UNIFIED, UnifiedTask
 from deltakit.unify import BLOCK, plan_unify, unify
 from deltakit_cli.main import build
@@ -137,6 +138,51 @@ def test_what_cannot_be_unified_leaves_nothing(models: Path, tmp_path: Path) -> 
     with pytest.raises(AlreadyThere):
         unified(models, out)
     assert (out / UNIFIED).read_bytes() == before
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_only_a_folder_that_unify_wrote_is_replaced(models: Path, tmp_path: Path) -> None:
+    plan = plan_unify([str(models / task) for task in TASKS], base=str(models / "base"))
+    out = unified(models, tmp_path / "emr")
+    (out / "c.safetensors").rename(out / "of an earlier task.safetensors")
+    unify(plan, out, overwrite=True)
+    assert set(held(out)) == {UNIFIED, *(f"{task}.safetensors" for task in TASKS)}
+
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(AlreadyThere, match=r"unify did not write(.*\n)+ +got: +thesis\.txt"):
+        unify(plan, out, overwrite=True)
+    (out / "thesis.txt").unlink()
+    shutil.copy(models / "a" / "model.safetensors", out)
+    with pytest.raises(AlreadyThere, match=r"got: +model\.safetensors"):
+        unify(plan, out, overwrite=True)
+
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / UNIFIED).write_text("named so, but mine")
+    for place in (tmp_path / "precious", tmp_path):
+        with pytest.raises(AlreadyThere, match="not ours to replace"):
+            unify(plan, place, overwrite=True)
+    assert held(tmp_path / "precious") == {UNIFIED: b"named so, but mine"}
+
+
+def test_an_input_and_a_store_are_never_replaced(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, here := tmp_path / "models")
+    store = Store.init(tmp_path)
+    store.add_base("base", here / "base")
+    store.add("a", "base", here / "a")
+    unified(here, here / "emr")
+    before = held(tmp_path)
+    plan = plan_unify(["a", str(here / "b"), str(here / "emr" / "c.safetensors")], store=store)
+    places = [here / "b", here / "base", here, here / "emr", tmp_path, store.folder]
+    for place in [*places, store.folder / "tasks" / "a"]:
+        with pytest.raises(BadValue, match=r"would replace an input|in the folder of a store"):
+            unify(plan, place, overwrite=True)
+    with pytest.raises(BadValue, match="in the folder of a store"):
+        unify(plan, store.folder / "tasks" / "new")
+    assert held(tmp_path) == before
 
 
 def changed(path: Path, **metadata: str | None) -> None:

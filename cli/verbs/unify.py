@@ -30,7 +30,7 @@ def command(
         str, typer.Option(metavar="global|tensor", help="One rescaler a task, or one a tensor.")
     ] = "global",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
+        bool, typer.Option("--overwrite", help="Replace what unify wrote to --out earlier.")
     ] = False,
     store: StorePath = None,
     as_json: Json = False,

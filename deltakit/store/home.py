@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from deltakit.errors import AlreadyThere, DeltakitError, NotFound
+from deltakit.errors import AlreadyThere, BadValue, DeltakitError, NotFound
 from deltakit.store.manifest import FORMAT, MOST_BYTES, M, StoreManifest, decode, encode
 from deltakit.tensors.files import LOCAL, Files, read_whole
 from deltakit.tensors.new_file import write_whole
@@ -130,6 +130,21 @@ class Home:
             yield
         finally:
             lock.release()
+
+
+def check_outside(out: Path) -> None:
+    """Raise BadValue for an output in the folder of a store: what lies there is the store's."""
+    target = out.resolve()
+    for folder in (target, *target.parents):
+        named = folder.name == FOLDER_NAME or (folder / "tasks").exists()
+        if named and (folder / "format.json").exists():
+            raise BadValue(
+                "the output would lie in the folder of a store",
+                where=str(out),
+                expected="a folder outside of it",
+                got=str(folder),
+                remedy="choose another --out",
+            )
 
 
 class Busy(DeltakitError, BlockingIOError):
