@@ -17,10 +17,10 @@ PANEL = "Store"
 
 
 def command(
-    task: Annotated[str, typer.Argument(help="A task that was added with --lossless.")],
+    task: Annotated[str, typer.Argument(help="A task added with --lossless or --adapter.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
+        bool, typer.Option("--overwrite", help="Replace a folder of this task's files.")
     ] = False,
     store: StorePath = None,
     as_json: Json = False,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from deltakit.engine.threads import one_torch_thread
-from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError
+from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError, some
 from deltakit.provenance import ModelTable
 from deltakit.store.bases import Progress, open_base
-from deltakit.store.home import Home
+from deltakit.store.home import Home, check_outside
 from deltakit.store.layout import Layout, WeightFile
 from deltakit.store.tasks import TaskRecord, read_task
 from deltakit.tensors import header
@@ -65,8 +65,8 @@ def restore_task(
     with one_torch_thread(), contextlib.ExitStack() as opened:
         find = _adapter if record.role == "adapter" else _model
         found = find(home, record, opened, progress)
-        _check_place(out, [*found.kept, home.folder], overwrite)
         layout = Layout.open(record.checkpoint_path, home.files)
+        _check_place(out, [*found.kept, home.folder], layout, overwrite)
         with new_folder(out, replace=overwrite, files=home.files) as folder:
             _write_beside(home, layout, folder)
             for file, was in layout.weights.items():
@@ -110,7 +110,7 @@ def _adapter(
     return _Found(source, ModelTable(source.infos, source.digests()), [source])
 
 
-def _check_place(out: Path, kept: list[Path], overwrite: bool) -> None:
+def _check_place(out: Path, kept: list[Path], layout: Layout, overwrite: bool) -> None:
     for place in kept:
         if place.resolve().is_relative_to(out.resolve()):
             raise AlreadyThere(
@@ -123,12 +123,27 @@ def _check_place(out: Path, kept: list[Path], overwrite: bool) -> None:
         raise AlreadyThere(
             "the output exists and is no folder", where=str(out), remedy="choose another --out"
         )
-    if overwrite and out.is_dir() and any(out.iterdir()) and not any(out.glob("*.safetensors")):
+    check_outside(out)
+    if not overwrite or not out.is_dir():
+        return
+    paths = {path.relative_to(out).as_posix() for path in _files(out)}
+    strange = paths - {*layout.weights, *layout.beside}
+    if strange:
         raise AlreadyThere(
-            "the output exists and is no model folder, so it is not ours to replace",
+            "the output exists and holds what is no part of the task, so it is not ours to replace",
             where=str(out),
+            got=some(strange),
             remedy="choose another --out, or delete it yourself",
         )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Give everything below a folder that is no folder; links are not followed."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _write_beside(home: Home, layout: Layout, folder: Path) -> None:

@@ -191,8 +191,9 @@ class Store:
     ) -> RestoreProof:
         """Write the folder a lossless task or an adapter was added from, and prove it is the same.
 
-        Raises BadValue for a task that is neither, BadFile when what would be written is not
-        what was added; then nothing is left in `out`.
+        `overwrite` replaces a folder all of whose files are the task's by name, and no other.
+        Raises BadValue for a task that is neither and for an `out` in a store's folder, BadFile
+        when what would be written is not what was added; then nothing is left in `out`.
         """
         from deltakit.store.restore import restore_task
 

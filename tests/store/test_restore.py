@@ -118,20 +118,38 @@ def test_files_that_are_not_kept_are_named(tmp_path: Path):
 def test_an_existing_output_is_refused_and_replaced_only_if_asked(project: Project, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "old.safetensors").write_text("")
+    (out / "config.json").write_text("old")
     with pytest.raises(AlreadyThere, match="--overwrite"):
         project.store.restore("whole", out)
-    assert list(content(out)) == ["old.safetensors"]
+    assert list(content(out)) == ["config.json"]
+    project.store.restore("whole", out, overwrite=True)
+    assert content(out) == content(project.models / "b")
     project.store.restore("whole", out, overwrite=True)
     assert content(out) == content(project.models / "b")
 
 
-def test_a_folder_that_holds_no_model_is_never_replaced(project: Project, tmp_path: Path):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("mine")
-    with pytest.raises(AlreadyThere, match="not ours to replace"):
-        project.store.restore("whole", tmp_path / "home", overwrite=True)
-    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
+@pytest.mark.parametrize("mine", ["thesis.txt", "src/train.py", "old.safetensors", "link"])
+def test_a_folder_that_holds_anything_else_is_never_replaced(
+    project: Project, tmp_path: Path, mine: str
+):
+    project.store.restore("whole", out := tmp_path / "home")
+    (out / mine).parent.mkdir(exist_ok=True)
+    if mine == "link":
+        (out / mine).symlink_to(project.folder)
+    else:
+        (out / mine).write_text("mine")
+    before = content(out)
+    with pytest.raises(AlreadyThere, match=rf"not ours to replace\n.*\n +got: +{mine}\n"):
+        project.store.restore("whole", out, overwrite=True)
+    assert content(out) == before
+
+
+def test_nothing_is_restored_into_the_folder_of_a_store(project: Project):
+    first = project.store.task("first").folder
+    for place, overwrite in ((first, True), (first.parent / "new", False)):
+        with pytest.raises(BadValue, match="in the folder of a store"):
+            project.store.restore("whole", place, overwrite=overwrite)
+    assert project.store.verify(read_data=True) == []
 
 
 def test_a_restore_never_takes_the_place_of_its_base_or_store(project: Project):
