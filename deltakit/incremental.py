@@ -135,19 +135,32 @@ def merge_without(
 
 def _check_untouched(plan: Plan, folder: Path) -> None:
     """Raise InputChanged for an input that is newer than the merge it was in."""
-    made = (folder / RECIPE_NAME).stat().st_mtime_ns
-    if keeps_state(folder):
-        made = min(made, read_note(folder).since)
-    paths = [file.path for file in plan.base.files]
+    base, tasks = _merged(folder)
+    for file in plan.base.files:
+        _check_older(file.path, base, folder)
     for expert in plan.experts:
-        paths += [file.path for file in expert.source.files]
+        paths = [file.path for file in expert.source.files]
         paths += [expert.importance] if expert.importance is not None else []
-    configs = {path.with_name("adapter_config.json") for path in paths}
-    for path in [*paths, *sorted(config for config in configs if config.is_file())]:
-        if path.stat().st_mtime_ns > made:
-            raise InputChanged(
-                "a file was written to after it was merged, so that leaving a task out would not"
-                " be all that changes",
-                where=str(path),
-                remedy=f"bring back what was merged into {folder}, or merge by name",
-            )
+        configs = {path.with_name("adapter_config.json") for path in paths}
+        for path in [*paths, *sorted(config for config in configs if config.is_file())]:
+            _check_older(path, tasks.get(expert.name, base), folder)
+
+
+def _merged(folder: Path) -> tuple[int, dict[str, int]]:
+    """Return when the base was last known to be the one that was merged, and when each task was."""
+    written, recipe = (folder / RECIPE_NAME).stat().st_mtime_ns, read_recipe(folder)
+    times = [written] * len(recipe.tasks)
+    if keeps_state(folder):
+        times = [min(written, time) for time in read_note(folder).times(recipe)]
+    names = [task.name for task in recipe.tasks]
+    return max(times), dict(zip(names, times, strict=True))
+
+
+def _check_older(path: Path, merged: int, folder: Path) -> None:
+    if path.stat().st_mtime_ns > merged:
+        raise InputChanged(
+            "a file was written to after it was merged, so that leaving a task out would not"
+            " be all that changes",
+            where=str(path),
+            remedy=f"bring back what was merged into {folder}, or merge by name",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -115,13 +116,15 @@ def finish(plan: Plan, folder: Path, files: Files) -> None:
     keeping = plan.keeping
     if keeping is None:
         return
-    heads, since = [str(path(task)) for task in plan.heads], None
+    heads = [str(path(task)) for task in plan.heads]
+    merged = [time.time_ns()] * len(plan.recipe.tasks)
     if keeping.before is not None:
-        since = keeping.before.note.since
+        earlier = keeping.before.note.times(keeping.before.recipe)
+        merged[: len(earlier)] = earlier
         keeping.before.tensors.check_unchanged()
         for name in keeping.before.heads:
             files.make_folder((folder / name).parent)
             write_whole(folder / name, read_whole(keeping.before.folder / name, files), files=files)
             heads.append(name)
     names = [*heads, *(shard.file_name for shard in (*plan.shards, *keeping.shards))]
-    write_note(folder, names, keeping.scored, keeping.scores, since, files)
+    write_note(folder, names, keeping.scored, keeping.scores, merged, files)

@@ -8,7 +8,6 @@ deltakit_state/
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.sidecars import RECIPE_NAME, STATE_FOLDER
 
 FOLDER, NOTE = STATE_FOLDER, "state.json"
-FORMAT = 1
+FORMAT = 2  # 1 held no `merged`
 _MOST_NOTE = 1 << 28
 
 
@@ -38,9 +37,22 @@ class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     format: int = FORMAT
     since: int  # when the first of its tasks was merged, in ns since 1970
+    merged: list[int] = []  # when each was, in the recipe's order
     digests: dict[str, str]  # blake3 of each file, by its path in the merged folder
     scored: list[str] = []  # the merged parameters that importance maps score
     scores: list[dict[str, float]] = []  # of each task, where the strategy compares all of them
+
+    def times(self, recipe: Recipe) -> list[int]:
+        """Return when each task of the merged model's recipe was merged, as far as was noted."""
+        merged = self.merged or [self.since] * len(recipe.tasks)
+        if len(merged) != len(recipe.tasks):
+            raise BadFile(
+                "the state's note is of other tasks than the recipe",
+                expected=f"{len(recipe.tasks)} times",
+                got=f"{len(merged)}",
+                remedy="merge the tasks again: deltakit merge --recipe",
+            )
+        return merged
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class State:
             )
         note = read_note(folder, files)
         names = [name for name in note.digests if name.startswith(f"{FOLDER}/")]
+        note.times(recipe)
         if RECIPE_NAME not in note.digests or not names:
             raise BadFile("the state's note names no recipe or no state", where=str(folder))
         for name, digest in sorted(note.digests.items()):
@@ -123,12 +136,13 @@ def write_note(
     names: Sequence[str],
     scored: Sequence[str],
     scores: Sequence[Mapping[str, float]],
-    since: int | None,
+    merged: Sequence[int],
     files: Files,
 ) -> None:
     """Write state.json, which vouches for the recipe and the files `names`, all of them written."""
     note = Note(
-        since=time.time_ns() if since is None else since,
+        since=min(merged),
+        merged=list(merged),
         digests={name: file_digest(folder / name, files)[1] for name in (RECIPE_NAME, *names)},
         scored=list(scored),
         scores=[dict(each) for each in scores],

@@ -13,7 +13,7 @@ from deltakit.errors import (
     NotFound,
 )
 from deltakit.tensors.digest import file_digest
-from tests.incremental.growing import at_once, onto
+from tests.incremental.growing import at_once, contents, onto
 
 
 def test_a_merge_keeps_no_state_unless_asked(models: Path, tmp_path: Path) -> None:
@@ -46,9 +46,10 @@ def test_one_flipped_byte_in_the_merged_model_is_refused(
 
 NOTES = [
     ("{", "not the note"),
-    ('{"format": 2}', "newer deltakit"),
+    ('{"format": 3}', "newer deltakit"),
     ('{"since": 0, "digests": {}}', "names no recipe"),
     ('{"since": 0, "digests": {}, "more": 1}', "not the note"),
+    ('{"since": 0, "merged": [0], "digests": {}}', "of other tasks"),
 ]
 
 
@@ -59,6 +60,17 @@ def test_a_note_that_is_none_is_refused(
     (ab / FOLDER / NOTE).write_text(text)
     with pytest.raises(BadFile, match=words):
         onto(models, "average", ab, "c", tmp_path / "abc")
+
+
+def test_a_note_of_the_first_format_is_read(models: Path, tmp_path: Path, ab: Path) -> None:
+    abc = onto(models, "average", ab, "c", tmp_path / "abc")
+    note = json.loads((ab / FOLDER / NOTE).read_text())
+    assert note.pop("merged") == [note["since"]] * 2
+    (ab / FOLDER / NOTE).write_text(json.dumps({**note, "format": 1}))
+    again = onto(models, "average", ab, "c", tmp_path / "again")
+    assert contents(again) == contents(abc)
+    read = State.open(again).note
+    assert read.merged[:2] == [note["since"]] * 2 < read.merged[2:]
 
 
 @pytest.mark.parametrize("name", ["../a/model.safetensors", "/etc/passwd", "missing"])

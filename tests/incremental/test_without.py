@@ -45,7 +45,7 @@ def test_without_is_refused_where_it_would_not_be_exact(models: Path, tmp_path: 
     with pytest.raises(BadValue, match="without tasks"):
         merge_without(tmp_path / "m", ["tuned", "b", "c"], tmp_path / "n")
     later = State.open(tmp_path / "m").note.since + 1
-    os.utime(weights, ns=(later, later))  # after the first merge, before the second
+    os.utime(weights, ns=(later, later))  # after its own merge, before the second
     merge_without(tmp_path / "m", ["tuned"], tmp_path / "bc")
     with pytest.raises(InputChanged, match="after it was merged"):
         merge_without(tmp_path / "m", ["b"], tmp_path / "n")
@@ -53,6 +53,36 @@ def test_without_is_refused_where_it_would_not_be_exact(models: Path, tmp_path: 
     with pytest.raises((NotFound, BadFile)):
         merge_without(tmp_path / "m", ["b"], tmp_path / "n")
     assert not (tmp_path / "n").exists()
+
+
+def test_each_task_is_compared_with_its_own_merge(models: Path, tmp_path: Path) -> None:
+    merge([str(models / "a")], "average", tmp_path / "m", base=str(models / "base"),
+          keep_state=True)  # fmt: skip
+    for task in "bc":
+        shutil.copytree(models / task, tmp_path / task)  # written after the merge before
+        for path in (tmp_path / task).iterdir():
+            os.utime(path)
+        merge_onto(tmp_path / "m", [str(tmp_path / task)], tmp_path / "m", overwrite=True)
+    merge_without(tmp_path / "m", ["b"], tmp_path / "ac")
+    merge([str(models / t) for t in "ac"], "average", tmp_path / "whole", base=str(models / "base"))
+    weights = "model.safetensors"
+    one, other = (tmp_path / folder / weights for folder in ("ac", "whole"))
+    assert one.read_bytes() == other.read_bytes()
+    first, second, third = State.open(tmp_path / "m").note.merged
+    assert first < second < third
+    later = second + 1
+    os.utime(tmp_path / "b" / weights, ns=(later, later))
+    merge_without(tmp_path / "m", ["b"], tmp_path / "ac", overwrite=True)
+    with pytest.raises(InputChanged, match="after it was merged"):
+        merge_without(tmp_path / "m", ["c"], tmp_path / "ab")
+
+
+def test_a_base_that_moved_between_two_merges_is_not_newer(models: Path, tmp_path: Path) -> None:
+    merge([str(models / "a")], "average", tmp_path / "m", base=str(models / "base"),
+          keep_state=True)  # fmt: skip
+    moved = shutil.copytree(models / "base", tmp_path / "moved", copy_function=shutil.copyfile)
+    merge_onto(tmp_path / "m", [str(models / "b")], tmp_path / "ab", base=str(moved))
+    merge_without(tmp_path / "ab", ["a"], tmp_path / "b")
 
 
 def test_the_state_of_a_base_is_not_taken_for_that_of_the_result(
