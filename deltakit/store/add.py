@@ -20,6 +20,7 @@ from deltakit.store.manifest import Revision, now
 from deltakit.store.new_task import NewTask, new_task, printable
 from deltakit.store.tasks import TaskRecord
 from deltakit.tensors.checkpoint import Checkpoint
+from deltakit.tensors.tied import held_as
 
 if TYPE_CHECKING:
     from deltakit.delta import Delta
@@ -161,11 +162,14 @@ class _Taking:
         self._new.keep_layout(self._tuned, self._tuned.path)
         delta = Delta.open(written, self._files)
         restored = Restored(self._source, delta)
-        for name, digest in delta.new.digests.items():
-            if restored.digest(name) != digest:
-                raise BadFile(
-                    f"the delta does not restore {name!r}: nothing was added",
-                    where=self._tuned.label,
-                    remedy="check the disk, and report this as a fault of deltakit",
-                )
+        new = delta.new
+        stored = {n: i for shard in self._tuned.shards for n, i in shard.header.infos.items()}
+        lost = [n for n, info in stored.items() if new.infos.get(held_as(n, new.infos)) != info]
+        lost += [n for n, digest in new.digests.items() if restored.digest(n) != digest]
+        if lost:
+            raise BadFile(
+                f"the delta does not restore {lost[0]!r}: nothing was added",
+                where=self._tuned.label,
+                remedy="check the disk, and report this as a fault of deltakit",
+            )
         return delta

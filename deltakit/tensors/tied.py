@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 
 # By the end of the name; the first that exists is the one that stays.
@@ -46,7 +47,7 @@ def tied_copies(source: TensorSource, config: Mapping[str, Any]) -> dict[str, st
     """
     if not ties_embeddings(config):
         return {}
-    found = [name for end in _EMBEDDINGS for name in sorted(source.infos) if _ends(name, end)]
+    found = _embeddings(source.infos)
     if not found:
         return {}
     original = found[0]
@@ -56,6 +57,20 @@ def tied_copies(source: TensorSource, config: Mapping[str, Any]) -> dict[str, st
         return {}
     digest = source.digest(original)
     return {name: original for name in alike if source.digest(name) == digest}
+
+
+def held_as(name: str, infos: Mapping[str, TensorInfo]) -> str:
+    """Return the name under which a tensor is seen among `infos`, from which copies are left out.
+
+    It is its own, or that of the embedding which it can only have been a copy of.
+    """
+    found = _embeddings(infos)
+    is_copy = name not in infos and (is_head(name) or is_embedding(name))
+    return found[0] if is_copy and found else name
+
+
+def _embeddings(infos: Mapping[str, TensorInfo]) -> list[str]:
+    return [name for end in _EMBEDDINGS for name in sorted(infos) if _ends(name, end)]
 
 
 def _ends(name: str, end: str) -> bool:

@@ -84,6 +84,36 @@ def test_a_lone_file_is_restored_under_its_name(tmp_path: Path):
     assert content(tmp_path / "out") == {"tuned.safetensors": expected}
 
 
+TIED = {"model_type": "llama", "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("in_base", [False, True])
+def test_a_tied_weight_that_is_stored_twice_is_restored_twice(
+    tmp_path: Path, shards: int, in_base: bool, alone: bool
+):
+    def tensors(seed: int, twice: bool) -> dict[str, torch.Tensor]:
+        own = {f"model.{name}": tensor for name, tensor in some_tensors(seed).items()}
+        own["model.embed_tokens.weight"] = own.pop("model.embed.weight")
+        copy = {"lm_head.weight": own["model.embed_tokens.weight"].clone()} if twice else {}
+        return {**own, **copy}
+
+    write_model(tmp_path / "base", tensors(0, in_base), config=TIED)
+    tuned = write_model(tmp_path / "tuned", tensors(1, True), shards=shards, config=TIED)
+    (tuned / "generation_config.json").write_text("{}")
+    given = tuned / "model.safetensors" if alone and shards == 1 else tuned
+    store = Store.init(tmp_path)
+    store.add_base("b", tmp_path / "base")
+    store.add("t", "b", given, lossless=True)
+    proof = store.restore("t", tmp_path / "out")
+    expected = content(tuned)
+    if given != tuned:
+        expected = {given.name: expected[given.name]}
+    assert content(tmp_path / "out") == expected
+    assert proof.fingerprint_added == proof.fingerprint_written
+
+
 def test_header_order_padding_and_metadata_are_kept(tmp_path: Path):
     """A header no writer of ours would make comes back as it is."""
     write_model(tmp_path / "base", {"x": torch.zeros(2), "y": torch.zeros(2)})
