@@ -42,6 +42,6 @@ def command(
         for task in result.busy:
             note(f"note: {task} is being written, and was left alone")
         for task in result.unreadable:
-            note(f"note: {task} was left alone, its manifest is damaged: see deltakit verify")
+            note(f"note: {task} was left alone, its manifest cannot be read: see deltakit verify")
 
     emit({**vars(result), "dry_run": dry_run}, render, as_json)

@@ -25,10 +25,10 @@ class Finding:
         return f"{self.path}: " + (f"tensor {self.tensor!r}: " if self.tensor else "") + self.fact
 
 
-def found(path: Path, error: Exception) -> Finding:
+def found(path: Path, error: DeltakitError | OSError) -> Finding:
     """Return what an error says of a file."""
     if not isinstance(error, DeltakitError):
-        return Finding(path, None, str(error))
+        return Finding(path, None, error.strerror or str(error))
     differs = f" (expected {error.expected}, got {error.got})" if error.expected else ""
     return Finding(path, None, error.fact + differs)
 
@@ -37,10 +37,10 @@ def damage(
     path: Path, stored: StoredFile, read_data: bool, files: Files = LOCAL
 ) -> Iterator[Finding]:
     """Compare a file with what its manifest says: its size, and with `read_data` every byte."""
-    if not files.exists(path):
-        yield Finding(path, None, "the file is missing")
-        return
     try:
+        if not files.exists(path):
+            yield Finding(path, None, "the file is missing")
+            return
         if read_data:
             size, digest = file_digest(path, files)
         else:

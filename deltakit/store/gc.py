@@ -27,7 +27,7 @@ class Collected:
     waiting: list[Path] = field(default_factory=list)  # within the grace period
     waiting_nbytes: int = 0
     busy: list[str] = field(default_factory=list)  # tasks another process is writing
-    unreadable: list[str] = field(default_factory=list)  # tasks whose manifest is damaged
+    unreadable: list[str] = field(default_factory=list)  # tasks whose manifest cannot be read
 
 
 def collect(
@@ -37,7 +37,7 @@ def collect(
 
     A file waits until nothing in its folder has changed for `grace_seconds`, so that a reader who
     has just read a manifest still finds the files. A task that another process is writing is
-    skipped; so is one whose manifest is damaged, because what it refers to is not known.
+    skipped; so is one whose manifest cannot be read, because what it refers to is not known.
     """
     if not grace_seconds >= 0:
         raise BadValue("the grace period is negative", got=f"{grace_seconds:g} seconds")
@@ -60,12 +60,12 @@ def collect(
 
 def _task(home: Home, result: Collected, folder: Path, before: float, dry_run: bool) -> None:
     kept: list[str] = []
-    if home.files.exists(folder / "task.json"):
-        try:
+    try:
+        if home.files.exists(folder / "task.json"):
             kept = list(read_task(home, folder.name).manifest.files)
-        except DeltakitError:
-            result.unreadable.append(folder.name)
-            return
+    except (DeltakitError, OSError):
+        result.unreadable.append(folder.name)
+        return
     _sweep(home, result, folder, before, dry_run, kept)
     if not dry_run:
         with contextlib.suppress(OSError):  # not empty

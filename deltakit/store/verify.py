@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deltakit.delta import Delta
-from deltakit.errors import DeltakitError, WrongBase
+from deltakit.errors import DeltakitError, NotFound, WrongBase
 from deltakit.lora import open_adapter
 from deltakit.provenance import check_kind
 from deltakit.store.bases import BaseRecord, Progress, hash_model, read_base
@@ -32,7 +32,7 @@ def verify_store(
     looked at. With `read_data` every file is hashed, also those no task refers to, and every base.
     """
     findings: list[Finding] = []
-    tasks = home.task_names()  # before the bases: a task's base was there before the task
+    tasks = _folders(home)  # before the bases: a task's base was there before the task
     bases: dict[str, BaseRecord] = {}
     for name in home.base_names():
         try:
@@ -56,10 +56,15 @@ def bytes_to_verify(home: Home) -> int:
     for name in home.base_names():
         with contextlib.suppress(DeltakitError, OSError):
             total += read_base(home, name).nbytes
-    for name in home.task_names():
+    for name in _folders(home):
         with contextlib.suppress(DeltakitError, OSError):
             total += sum(file.size for file in read_task(home, name).manifest.files.values())
     return total
+
+
+def _folders(home: Home) -> list[str]:
+    """Return the names of all that lies among the tasks, also of what may not be looked into."""
+    return [folder.name for folder in home.listed(home.tasks)]
 
 
 def _base(
@@ -123,9 +128,9 @@ class _Look:
         """Return what is wrong with a task; nothing where it is no longer there."""
         home = self._home
         path = home.task_file(name)
-        if not home.files.exists(path):
-            return []
         try:
+            if not home.files.exists(path):
+                return []
             record = read_task(home, name)
         except (DeltakitError, OSError) as error:
             return [found(path, error)]
@@ -174,14 +179,20 @@ def _about(path: Path, kind: str, home: Home) -> tuple[str, str | None]:
 
 def _unreferenced(home: Home, known: set[Path]) -> Iterator[Finding]:
     for folder in home.listed(home.tasks):
-        for path in home.listed(folder) if folder.is_dir() else []:
+        try:
+            paths = home.listed(folder) if folder.is_dir() else []
+        except OSError as error:
+            yield found(folder, error)
+            continue
+        for path in paths:
             if path in known or not re.match(DATA_NAME, path.name):
                 continue
             try:
                 _, digest = file_digest(path, home.files)
+            except NotFound:  # gc has taken it meanwhile
+                continue
             except (DeltakitError, OSError) as error:
-                if home.files.exists(path):  # else gc has taken it meanwhile
-                    yield found(path, error)
+                yield found(path, error)
                 continue
             if digest not in path.name:
                 yield Finding(path, None, "damaged (no task refers to it; deltakit gc removes it)")

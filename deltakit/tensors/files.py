@@ -122,7 +122,15 @@ class Files:
         shutil.rmtree(path)
 
     def exists(self, path: Path) -> bool:
-        return os.path.lexists(path)
+        """Tell whether there is anything, be it a broken link; raises OSError where none may look.
+
+        What cannot be looked at is not absent: a store would else be sound without it.
+        """
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL names no file
+            return False
+        return True
 
     def list(self, folder: Path) -> list[Path]:
         return sorted(folder.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -52,6 +53,49 @@ def test_a_flip_anywhere_in_any_file_is_found(full: Project):
             assert found(full, read_data=True), f"{path.name}, byte {at} of {len(good)}"
         path.write_bytes(good)
     assert not found(full, read_data=True)
+
+
+class Locked(Files):
+    """Every look into one folder is forbidden, as to a user who may not search it."""
+
+    def __init__(self, folder: Path, listed: bool) -> None:
+        self.folder, self.listed = folder, listed
+
+    def _check(self, path: Path) -> None:
+        if self.folder in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def exists(self, path: Path) -> bool:
+        self._check(path)
+        return super().exists(path)
+
+    def open(self, path: Path) -> int:
+        self._check(path)
+        return super().open(path)
+
+    def list(self, folder: Path) -> list[Path]:
+        if not self.listed:
+            self._check(folder / "any")
+        return super().list(folder)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("read_data", [False, True])
+def test_a_task_that_may_not_be_read_is_not_sound(full: Project, read_data: bool, listed: bool):
+    folder = full.store.task("first").folder
+    store = Store.open(full.folder, Locked(folder, listed))
+    findings = store.verify(read_data)
+    assert {finding.path for finding in findings} >= {folder / "task.json"}
+    assert all(folder in (one.path, one.path.parent) for one in findings), (
+        "the others are looked at"
+    )
+    assert {one.fact.rpartition(": ")[2] for one in findings} == {"Permission denied"}
+    assert store.bytes_to_verify() < full.store.bytes_to_verify()
+    with pytest.raises(PermissionError):
+        store.tasks()
+    before = content(full.folder)
+    assert store.gc(0).unreadable == ["first"]
+    assert content(full.folder) == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "extended", "deleted"])

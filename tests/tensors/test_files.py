@@ -72,6 +72,16 @@ def test_a_file_is_old_or_new_and_alone_at_whatever_call_it_fails(tmp_path: Path
     assert every_failure(work) >= 6
 
 
+def test_only_what_is_not_there_is_absent(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "broken").symlink_to("nowhere")
+    assert [LOCAL.exists(tmp_path / name) for name in ("file", "broken")] == [True, True]
+    for absent in ("x", "x/y", "file/x", "x\0"):
+        assert not LOCAL.exists(tmp_path / absent)
+    with pytest.raises(OSError, match="too long"):
+        LOCAL.exists(tmp_path / ("x" * 300))
+
+
 def write_and_stop(file: NewFile) -> None:
     file.write(b"12", 0)
     raise KeyboardInterrupt
