@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from deltakit_cli.figures import fraction, size
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, say, table
@@ -12,10 +14,14 @@ PANEL = "Store"
 
 def command(store: StorePath = None, as_json: Json = False) -> None:
     """List the tasks, one a line."""
+    from deltakit.errors import UnknownName
     from deltakit.store import Store
 
     opened = Store.open(store)
-    records = [opened.task(name) for name in opened.tasks()]
+    records = []
+    for name in opened.tasks():
+        with contextlib.suppress(UnknownName):  # another process removed it just now
+            records.append(opened.task(name))
 
     def render() -> None:
         if not records:

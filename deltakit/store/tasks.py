@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deltakit.errors import BadFile, UnknownName, nearest
+from deltakit.errors import BadFile, NotFound, UnknownName, nearest
 from deltakit.store.home import Home
 from deltakit.store.manifest import Revision, Role, TaskManifest
 from deltakit.store.names import check_name
@@ -104,7 +104,10 @@ def read_task(home: Home, name: str) -> TaskRecord:
     path = home.task_file(name)
     if not home.files.exists(path):
         raise unknown(home, name)
-    manifest = home.read(path, TaskManifest)
+    try:
+        manifest = home.read(path, TaskManifest)
+    except NotFound:  # removed just now
+        raise unknown(home, name) from None
     if manifest.task != name:
         raise BadFile("a task's record under another name", where=str(path), got=manifest.task)
     return TaskRecord(path.parent, manifest, manifest.current)

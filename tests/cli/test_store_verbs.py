@@ -190,6 +190,21 @@ def test_ls_of_an_empty_store_says_how_to_begin(here: Path):
     assert json.loads(printed("ls", "--json")) == []
 
 
+def test_a_task_removed_meanwhile_is_not_listed(here: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Store.open()
+    for task in "ab":
+        store.add(task, "tiny", here / task)
+    listed = Store.tasks
+
+    def racing(self: Store) -> list[str]:
+        found = listed(self)
+        store.remove("a")
+        return found
+
+    monkeypatch.setattr(Store, "tasks", racing)
+    assert [line.split()[0] for line in printed("ls").splitlines()] == ["task", "b"]
+
+
 def test_ls_keeps_to_80_columns(here: Path):
     printed("add", "x", "--base", "tiny", "--model", "a")
     assert max(map(len, printed("ls").splitlines())) <= 80

@@ -24,6 +24,7 @@ from deltakit.importance import ImportanceMap, importance_of_delta
 from deltakit.mask import Mask
 from deltakit.store import Store
 from deltakit.store.made_mask import MaskPlan
+from deltakit.tensors.files import Files
 from tests.models import write_model
 from tests.store.conftest import Project, content, tensors, tuned
 
@@ -201,6 +202,17 @@ def test_removing_takes_the_name_and_leaves_the_files_to_gc(project: Project):
     assert path.exists()
     with pytest.raises(UnknownName):
         store.remove("first")
+
+
+def test_a_task_removed_while_it_is_read_is_unknown(project: Project):
+    class Racing(Files):
+        def open(self, path: Path) -> int:
+            if path.name == "task.json":
+                path.unlink()
+            return super().open(path)
+
+    with pytest.raises(UnknownName, match="no task 'first'"):
+        Store.open(project.folder, Racing()).task("first")
 
 
 def test_a_task_whose_manifest_is_damaged_can_be_removed(project: Project):
