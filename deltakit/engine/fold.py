@@ -19,9 +19,10 @@ from deltakit.engine.plan import Plan
 from deltakit.engine.state import FOLDER, part_name, write_note
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.strategies import Stack
-from deltakit.tensors.files import Files, read_whole
+from deltakit.tensors.digest import CHUNK
+from deltakit.tensors.files import Files
 from deltakit.tensors.header import TensorInfo
-from deltakit.tensors.new_file import write_whole
+from deltakit.tensors.new_file import NewFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +125,22 @@ def finish(plan: Plan, folder: Path, files: Files) -> None:
         keeping.before.tensors.check_unchanged()
         for name in keeping.before.heads:
             files.make_folder((folder / name).parent)
-            write_whole(folder / name, read_whole(keeping.before.folder / name, files), files=files)
+            _copy(keeping.before.folder / name, folder / name, files)
             heads.append(name)
     names = [*heads, *(shard.file_name for shard in (*plan.shards, *keeping.shards))]
     write_note(folder, names, keeping.scored, keeping.scores, merged, files)
+
+
+def _copy(source: Path, target: Path, files: Files) -> None:
+    """Write a file of any size once more."""
+    fd = files.open(source)
+    try:
+        size = files.state(fd).size
+        buffer = memoryview(bytearray(min(CHUNK, size)))
+        with NewFile(target, size, files=files) as file:
+            for start in range(0, size, CHUNK):
+                part = buffer[: min(CHUNK, size - start)]
+                files.read(fd, part, start, str(source))
+                file.write(part, start)
+    finally:
+        files.close(fd)
