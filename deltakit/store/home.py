@@ -81,6 +81,9 @@ class Home:
 
     def write(self, path: Path, manifest: M) -> None:
         """Replace a manifest durably; when this returns the new one is there for good."""
+        if not self.files.exists(path.parent):  # a copy may have dropped it, empty
+            self.files.make_folder(path.parent)
+            self.files.sync_folder(path.parent.parent)
         write_whole(path, encode(manifest), replace=True, files=self.files)
 
     def task_names(self) -> list[str]:

@@ -48,6 +48,18 @@ def test_a_base_that_looks_as_it_did_is_not_read(store: Store, tmp_path: Path):
     assert counted(store) < 1 << 20
 
 
+def test_a_store_copied_without_its_empty_folders_takes_a_base_and_a_task(tmp_path: Path):
+    for seed, name in enumerate(("base", "a")):
+        write_model(tmp_path / name, {"w": torch.full((3,), float(seed))})
+    store = Store.init(tmp_path)
+    for folder in ("bases", "tasks", "locks"):
+        (store.folder / folder).rmdir()
+    assert (store.verify(read_data=True), store.tasks(), store.gc(0).deleted) == ([], [], [])
+    store.add_base("b", tmp_path / "base")
+    store.add("t", "b", tmp_path / "a")
+    assert (list(store.bases()), store.tasks()) == (["b"], ["t"])
+
+
 def test_a_changed_base_is_refused_by_its_first_tensor(store: Store, tmp_path: Path):
     path = tmp_path / "base" / "model.safetensors"
     data = bytearray(path.read_bytes())
