@@ -75,8 +75,9 @@ class Files:
                     os.posix_fallocate(fd, 0, size)
                 else:  # macOS
                     os.ftruncate(fd, size)
-            except OSError:
+            except OSError as error:  # of a full disk, most likely
                 os.close(fd)
+                error.filename = str(path)  # the system names none, as it does for `open`
                 raise
         return fd
 

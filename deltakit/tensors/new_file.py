@@ -6,6 +6,7 @@ import contextlib
 import errno
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from deltakit.errors import AlreadyThere
@@ -68,6 +69,20 @@ class NewFile:
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write `data` at byte `offset`; several threads may write side by side."""
+        with self._naming_itself():
+            self._write(data, offset)
+
+    @contextlib.contextmanager
+    def _naming_itself(self) -> Iterator[None]:
+        """Name the file in an error of the system that names none, as one of a full disk."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None and error.errno is not None:
+                error.filename = str(self.path)
+            raise
+
+    def _write(self, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data).cast("B")
         first = -offset % PAGE
         last = first + (len(view) - first) // PAGE * PAGE
@@ -99,7 +114,8 @@ class NewFile:
         try:
             try:
                 if kind is None:
-                    self._files.fsync(self._fd)
+                    with self._naming_itself():
+                        self._files.fsync(self._fd)
             finally:
                 self._close()
             if kind is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -87,4 +88,22 @@ def test_a_full_disk_is_an_error_and_no_second_attempt(tmp_path: Path) -> None:
         pytest.skip("no direct writes on this file system")
     with pytest.raises(OSError, match="full"), file:
         file.write(in_place(bytes(1 << 18), 0), 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_on_the_disk_is_named(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as planned:
+            NewFile(tmp_path / "planned", 1 << 17)
+        with (
+            pytest.raises(OSError, match="too large") as grown,
+            NewFile(tmp_path / "grown") as file,
+        ):
+            file.write(bytes(1 << 17), 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Path(planned.value.filename).parent == tmp_path
+    assert grown.value.filename == str(tmp_path / "grown")
     assert not list(tmp_path.iterdir())
