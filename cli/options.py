@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.figures import size
+from deltakit_cli.output import note, printable
+from deltakit_cli.progress import progress
+
 if TYPE_CHECKING:
-    from deltakit.store import Store
+    from deltakit.store import BaseRecord, Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print the same data as JSON.")]
 StorePath = Annotated[
@@ -28,8 +35,20 @@ def store_if_any(path: Path | None) -> Store | None:
     from deltakit.store import Store
 
     try:
-        return Store.open(path)
+        return Store.open(path, hashing=hashing)
     except NotFound:
         if path is not None:
             raise
         return None
+
+
+@contextlib.contextmanager
+def hashing(base: BaseRecord) -> Iterator[Callable[[str, int], None]]:
+    """Say that a base is hashed again, and how it is not every time; give what shows how far."""
+    again = shlex.join(["deltakit", "base", "add", base.name, str(base.path)])
+    note(
+        f"note: the files of the base {base.name!r} look other than when it was added, so that all"
+        f" {size(base.nbytes)} are read to check them; once and for all: {printable(again)}"
+    )
+    with progress("base", base.nbytes) as meter:
+        yield meter.advance

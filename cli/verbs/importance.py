@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltakit_cli.figures import fraction
-from deltakit_cli.options import Json, StorePath
+from deltakit_cli.options import Json, StorePath, hashing
 from deltakit_cli.output import emit, say, table
 from deltakit_cli.records import task_data
 
@@ -97,7 +97,7 @@ def _of_task(
     from deltakit.importance import importance_of_delta
     from deltakit.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, hashing=hashing)
     record = opened.task(task)
     if data is None:
         if record.base is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,9 @@ from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 
 Progress = Callable[[str, int], None]  # tensor, bytes done since the last call
+
+# Told of a base that must be hashed again; its context gives what is told how far that is.
+Hashing = Callable[["BaseRecord"], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,22 @@ def open_base(home: Home, name: str, progress: Progress | None) -> tuple[Checkpo
     model = Checkpoint.open(record.path, home.files)
     try:
         if _looks(model) != record.manifest.files:
-            found = hash_model(model, progress)
+            with _showing(home, record, progress) as advance:
+                found = hash_model(model, advance)
             record.table.check_same(found, f"the store's base {name!r}", str(record.path))
         return model, record.table
     except BaseException:
         model.close()
         raise
+
+
+def _showing(
+    home: Home, record: BaseRecord, progress: Progress | None
+) -> AbstractContextManager[Progress | None]:
+    """Give who is told how far the hashing is: whoever asked for the base, or the store's user."""
+    if progress is not None or home.hashing is None:
+        return nullcontext(progress)
+    return home.hashing(record)
 
 
 def hash_model(model: Checkpoint, progress: Progress | None) -> ModelTable:

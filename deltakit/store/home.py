@@ -6,11 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deltakit.errors import AlreadyThere, BadValue, DeltakitError, NotFound
 from deltakit.store.manifest import FORMAT, MOST_BYTES, M, StoreManifest, decode, encode
 from deltakit.tensors.files import LOCAL, Files, read_whole
 from deltakit.tensors.new_file import write_whole
+
+if TYPE_CHECKING:
+    from deltakit.store.bases import Hashing
 
 FOLDER_NAME = ".deltakit"
 VARIABLE = "DELTAKIT_STORE"
@@ -26,6 +30,7 @@ class Home:
         self.bases = folder / "bases"
         self.tasks = folder / "tasks"
         self.locks = folder / "locks"
+        self.hashing: Hashing | None = None
         self.read(folder / "format.json", StoreManifest)
 
     @classmethod

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deltakit.importance import ImportanceMap
     from deltakit.mask import Mask
     from deltakit.provenance import ModelTable
-    from deltakit.store.bases import BaseRecord
+    from deltakit.store.bases import BaseRecord, Hashing
     from deltakit.store.damage import Finding
     from deltakit.store.gc import Collected
     from deltakit.store.made_mask import MaskPlan
@@ -47,12 +47,21 @@ class Store:
         return cls(Home.create(Path(folder), files))
 
     @classmethod
-    def open(cls, path: str | Path | None = None, files: Files = LOCAL) -> Store:
+    def open(
+        cls,
+        path: str | Path | None = None,
+        files: Files = LOCAL,
+        hashing: Hashing | None = None,
+    ) -> Store:
         """Open the store at `path`, or the one DELTAKIT_STORE names, or the nearest one upward.
 
-        Raises NotFound when there is none, BadFile for a store of a newer format.
+        hashing: called with a base's record before the base is hashed again, since its files look
+        other than they did; gives a context with the progress to tell. Raises NotFound when there
+        is none, BadFile for a store of a newer format.
         """
-        return cls(Home.find(path, files))
+        home = Home.find(path, files)
+        home.hashing = hashing
+        return cls(home)
 
     @property
     def folder(self) -> Path:

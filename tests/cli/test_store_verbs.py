@@ -245,6 +245,24 @@ def test_verify_of_a_damaged_manifest_reports_and_others_refuse(here: Path):
     assert "task.json" in refused("ls")
 
 
+def test_a_base_that_is_hashed_again_says_how_it_is_not_every_time(here: Path):
+    for task in "ab":
+        printed("add", task, "--base", "tiny", "--model", task)
+    os.utime(here / "base" / "model.safetensors", ns=(1, 1))
+    again = f"deltakit base add tiny {here / 'base'}"
+    for words in (
+        ["inspect", "a", "b"],
+        ["merge", "a", "b", "--strategy", "average", "--out", "1"],
+        ["unify", "a", "b", "--out", "2"],
+        ["importance", "a"],
+    ):
+        done = deltakit(*words)
+        assert done.exit_code == 0, done.output
+        assert again in " ".join(done.stderr.split())
+    printed(*again.split()[1:])
+    assert again not in deltakit("inspect", "a", "b").stderr
+
+
 def test_a_store_of_a_newer_format_is_refused(here: Path):
     (here / ".deltakit" / "format.json").write_text('{"format":2,"digest":""}')
     for verb in (["ls"], ["verify"], ["show", "x"], ["gc"]):

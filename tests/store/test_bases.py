@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from deltakit.errors import AlreadyThere, NotFound, WrongBase
-from deltakit.store import Store
+from deltakit.store import BaseRecord, Store
 from deltakit.tensors.files import Files
 from tests.models import write_model
 from tests.store.conftest import tensors
@@ -46,6 +48,29 @@ def test_a_base_that_looks_as_it_did_is_not_read(store: Store, tmp_path: Path):
     assert counted(store) > 1 << 20
     store.add_base("b", tmp_path / "base")
     assert counted(store) < 1 << 20
+
+
+def test_whoever_opened_the_store_is_told_of_a_base_that_is_hashed_again(
+    store: Store, tmp_path: Path
+):
+    told: list[str | int] = []
+
+    @contextlib.contextmanager
+    def hashing(base: BaseRecord) -> Iterator[Callable[[str, int], None]]:
+        told.append(base.name)
+        yield lambda name, nbytes: told.append(nbytes)
+        told.append("end")
+
+    opened = Store.open(tmp_path, hashing=hashing)
+    opened.open_base("b")
+    assert told == []
+    os.utime(tmp_path / "base" / "model.safetensors", ns=(1, 1))
+    opened.open_base("b")
+    assert (told[0], sum(told[1:-1]), told[-1]) == ("b", opened.base("b").nbytes, "end")
+    told.clear()
+    seen: list[int] = []
+    opened.open_base("b", lambda name, nbytes: seen.append(nbytes))
+    assert (told, sum(seen)) == ([], opened.base("b").nbytes)
 
 
 def test_a_store_copied_without_its_empty_folders_takes_a_base_and_a_task(tmp_path: Path):
