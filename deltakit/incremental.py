@@ -16,7 +16,7 @@ from deltakit.errors import InputChanged, UnknownName, nearest
 from deltakit.experts import resolve
 from deltakit.merging import check_importance, plan_recipe, recipe_tasks
 from deltakit.store import Store
-from deltakit.tensors.sidecars import RECIPE_NAME
+from deltakit.tensors.sidecars import ADAPTER_CONFIG, RECIPE_NAME
 
 
 def plan_onto(
@@ -141,7 +141,7 @@ def _check_untouched(plan: Plan, folder: Path) -> None:
     for expert in plan.experts:
         paths = [file.path for file in expert.source.files]
         paths += [expert.importance] if expert.importance is not None else []
-        configs = {path.with_name("adapter_config.json") for path in paths}
+        configs = {path.with_name(ADAPTER_CONFIG) for path in paths}
         for path in [*paths, *sorted(config for config in configs if config.is_file())]:
             _check_older(path, tasks.get(expert.name, base), folder)
 
