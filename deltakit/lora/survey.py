@@ -18,17 +18,18 @@ from deltakit.tensors.quantised import refuse_quantised, refuse_scaled
 THREADS = 2
 DEFAULT_RANK = 16
 SHOWN = (4, 8, 16, 32, 64, 128)  # ranks a survey can tell the quality of
-_EMBEDDINGS = (
-    "embed_tokens",
+_EMBEDDINGS = (  # whose names do not hold "emb"
+    "shared",
     "wte",
     "wpe",
-    "word_embeddings",
-    "position_embeddings",
-    "shared",
-    "token_type_embeddings",
-    "tok_embeddings",
-    "embed_in",
+    "relative_attention_bias",
+    "global_relative_attention_bias",
+    "pe_k",
+    "mask_tokens",
+    "iou_token",
+    "obj_score_token",
 )
+_HEAD = "embed_out"  # GPT-NeoX's, which is no embedding
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")  # GPT-2 holds these as (inputs, outputs)
 
 Progress = Callable[[str, int], None]
@@ -98,12 +99,25 @@ def _look(name: str, base: Checkpoint, tuned: Checkpoint, wanted: Size) -> Chang
 def _kind(name: str, shape: Sequence[int], base: Checkpoint) -> tuple[Kind | None, bool]:
     """Return what kind of module holds a weight, and whether it is (inputs, outputs)."""
     module = name.removesuffix(".weight").rpartition(".")[2]
-    if not name.endswith(".weight") or len(shape) < 2 or module in _EMBEDDINGS:
+    if not name.endswith(".weight") or len(shape) < 2:
         return None, False
     if len(shape) > 2:
         return "conv", False
+    if _embeds(name):
+        return None, False
     turned = base.config().get("model_type") == "gpt2" and module in _CONV1D
     return "linear", turned
+
+
+def _embeds(name: str) -> bool:
+    """Tell whether a matrix is an embedding by its module's name, the number in a list left out.
+
+    PEFT would look for its factors under other names. A linear layer called an embedding is kept
+    whole too, which is right as well, and larger.
+    """
+    parts = name.removesuffix(".weight").split(".")
+    module = next((part for part in reversed(parts) if not part.isdigit()), "")
+    return module in _EMBEDDINGS or ("emb" in module and module != _HEAD)
 
 
 def choose_ranks(

@@ -11,11 +11,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    CLIPTextConfig,
+    CLIPTextModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
 )
 
 from deltakit.learn.models import quiet
@@ -37,6 +42,23 @@ def gpt2() -> nn.Module:
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     return GPT2LMHeadModel(
         GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=20, **ends)
+    )
+
+
+def clip() -> nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    ends = {"bos_token_id": 0, "eos_token_id": 2}
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=40, num_attention_heads=2, max_position_embeddings=20, **sizes, **ends
+        )
+    )
+
+
+def opt() -> nn.Module:
+    sizes = {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 1, "word_embed_proj_dim": 16}
+    return OPTForCausalLM(
+        OPTConfig(vocab_size=40, num_attention_heads=2, max_position_embeddings=20, **sizes)
     )
 
 
@@ -117,10 +139,15 @@ def write_adapter(folder: Path, base: Path, seed: int, **config: Any) -> Path:
 
 
 def output(base: Path, adapter: Path | None = None) -> Tensor:
-    """Return the logits of a model folder, with an adapter loaded into it by PEFT."""
+    """Return the logits of a model folder, or of a model without a head its last states.
+
+    adapter: loaded into it by PEFT.
+    """
+    config = (base / "config.json").read_text()
+    headless = not any(head in config for head in ("ForCausalLM", "LMHeadModel"))
     with quiet(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_pretrained(base)
+        model = (AutoModel if headless else AutoModelForCausalLM).from_pretrained(base)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter)
-        return model.eval()(IDS).logits
+        return model.eval()(IDS)[0]

@@ -10,7 +10,7 @@ from deltakit.lora.extract import extract
 from deltakit.lora.extraction import plan_extract
 from deltakit.merging import merge
 from deltakit.tensors.checkpoint import Checkpoint
-from tests.lora.adapters import llama, output, tied_llama, write_base
+from tests.lora.adapters import clip, llama, opt, output, tied_llama, write_base
 from tests.models import write_model
 
 
@@ -110,7 +110,7 @@ def test_equal_models_and_other_models_are_refused(tmp_path):
         plan_extract(tmp_path / "base", tmp_path / "tuned", size=Size(rank=2), nbytes=100)
 
 
-@pytest.mark.parametrize("make", [llama, tied_llama])
+@pytest.mark.parametrize("make", [llama, tied_llama, clip, opt])
 def test_peft_loads_what_was_extracted(tmp_path, make):
     base = write_base(tmp_path / "base", make)
 
@@ -130,6 +130,27 @@ def test_peft_loads_what_was_extracted(tmp_path, make):
     torch.testing.assert_close(output(base, tmp_path / "lora"), wanted, rtol=0, atol=1e-4)
     torch.testing.assert_close(output(baked(tmp_path).path), wanted, rtol=0, atol=1e-4)
     assert open_adapter(tmp_path / "lora").config.bias == "all"
+
+
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [
+        ("text_model.embeddings.token_embedding", True),
+        ("decoder.embed_tokens.1", True),
+        ("SelfAttention.relative_attention_bias", True),
+        ("transformer.wpe", True),
+        ("encoder.rel_embeddings", True),
+        ("embed_out", False),
+        ("lm_head", False),
+        ("embedder.layers.0.query", False),
+    ],
+)
+def test_embeddings_of_any_name_are_kept_whole_and_heads_are_not(tmp_path, module, kept):
+    name = f"{module}.weight"
+    write_model(tmp_path / "base", {name: random(12, 9)})
+    write_model(tmp_path / "tuned", {name: random(12, 9, seed=1)})
+    plan = plan_extract(tmp_path / "base", tmp_path / "tuned")
+    assert (plan.whole, list(plan.ranks)) == (([name], []) if kept else ([], [name]))
 
 
 def test_the_leading_singular_values_of_a_large_delta_are_found(tmp_path):
