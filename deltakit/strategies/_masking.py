@@ -26,6 +26,7 @@ class Masking(Settings, ABC):
     formula: ClassVar[str] = ""
     needs_importance: ClassVar[bool] = False
     draws: ClassVar[bool] = False  # which entries stay is drawn at random
+    ordered: ClassVar[bool] = False  # the order of the tasks changes which entries stay
     streams: ClassVar[bool] = False  # a task's mask depends on that task alone: others can be added
     streams_with: ClassVar[str] = ""  # the settings with which it does, where not with all
 

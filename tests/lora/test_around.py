@@ -76,6 +76,19 @@ def test_what_stands_around_a_strategy_is_what_it_is_in_a_merge_into_a_base(
     assert one == other
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_mask_that_goes_by_the_order_gets_the_order_given(two, order, tmp_path):
+    mask = "nm:n=1,m=4,taken=excluded"
+    paths = [f"{name}={two / name}" for name in order]
+    merge(paths, "task_arithmetic", tmp_path / "full", base=str(two / "base"), mask=mask)
+    given = sorted(members(two), key=lambda member: order.index(member.name))
+    merge_adapters(given, "task_arithmetic", tmp_path / "m", mask=mask, size=Size(rank=5))
+    full = Checkpoint.open(tmp_path / "full")
+    for module in MODULES:
+        wanted = full[f"{module}.weight"].double()
+        torch.testing.assert_close(product(tmp_path / "m", module), wanted, rtol=1e-4, atol=2e-4)
+
+
 def test_what_stood_around_is_recorded_with_all_its_settings(two, tmp_path):
     around = {"mask": "random:density=0.5", "weights": "auto:doge", "lines": (0.2, 0.8)}
     merge_adapters(members(two), "average", tmp_path / "m", **around)

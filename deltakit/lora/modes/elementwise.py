@@ -39,7 +39,8 @@ class Elementwise(Mode):
 
     @property
     def ordered(self) -> bool:  # type: ignore[override]
-        return self.method.strategy.ordered
+        mask = self.method.mask
+        return self.method.strategy.ordered or (mask is not None and mask.ordered)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class Nm(Masking):
             raise BadValue("n is more than m", got=f"{self.n} of {self.m}")
 
     @property
+    def ordered(self) -> bool:  # type: ignore[override]
+        return self.taken == "excluded"
+
+    @property
     def alone(self) -> bool:
         return self.taken == "shared"
 
