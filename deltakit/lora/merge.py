@@ -54,7 +54,8 @@ def merge_adapters(
     the mode says. scale multiplies the result. seed: of random masks, which depend on the members'
     names. dtype: of the output, by default the narrowest that holds all inputs'. importance: maps
     of rank units, one an adapter, for klf, in place of the members' own.
-    base: read only for what adapters keep whole, where weights do not add up to 1. progress: told
+    base: read only for what adapters keep whole, where weights do not add up to 1; lines and a mask
+    by depth need it for the depths of its layers. progress: told
     of each tensor's bytes when they are merged, of modules twice where an energy is asked for.
     Adapters of weight 0 are left out. Raises DeltakitError before anything is written, or leaves
     nothing; BadValue where what is written would change nothing.

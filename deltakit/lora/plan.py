@@ -12,6 +12,7 @@ from deltakit.dtypes import safetensors_dtype, torch_dtype
 from deltakit.errors import BadValue
 from deltakit.lora.adapter import Part
 from deltakit.lora.cut import Size
+from deltakit.lora.depth import module_depths
 from deltakit.lora.factors import Factors
 from deltakit.lora.fields import merged_fields
 from deltakit.lora.kept import Kept
@@ -22,7 +23,6 @@ from deltakit.lora.refusals import check_dora, check_factors_only, check_names
 from deltakit.lora.union import Member, notes_on_strangers, union
 from deltakit.lora.write import adapter_dtype
 from deltakit.recipe.checks import check_finite
-from deltakit.strategies import depths
 from deltakit.tensors.source import TensorSource
 
 
@@ -36,7 +36,7 @@ class Plan:
     modules: Mapping[str, Mapping[int, Part]]
     kept: Kept
     facts: Mapping[str, Any]
-    depths: Mapping[str, float]  # by parameter, 0 to 1
+    depths: Mapping[str, float]  # by module, 0 to 1
     dtype: str
     fields: Mapping[str, Any]
     notes: Sequence[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Plan:
             shape,
             turned,
             self.record.seed,
-            self.depths[f"{module}.weight"],
+            self.depths[module],
             self.facts.get(module),
         )
         return self.mode.weigh(pack)
@@ -130,7 +130,7 @@ def plan_merge(
     fields, notes = merged_fields(used, kept)
     notes += notes_on_strangers(used)
     record = Record.of(members, mode, chosen, size, scale, seed)
-    where = depths(f"{module}.weight" for module in modules)
+    where = module_depths(modules, used, chosen.rule, base)
     out = _dtype(used) if dtype is None else adapter_dtype(dtype)
     return Plan(record, used, chosen, modules, kept, facts, where, out, fields, notes)
 

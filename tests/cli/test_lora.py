@@ -137,7 +137,7 @@ def test_inspect_compares_an_adapter_with_a_model_on_their_base(here):
 
 
 def test_masks_and_found_weights_stand_around_a_mode(here):
-    words = ["merge", "a", "b", "-m", "ties", "-o", "m"]
+    words = ["merge", "a", "b", "-m", "ties", "--base", "base", "-o", "m"]
     lora(*words, "--mask", "random:density=0.5", "--weights", "auto:doge", "--lines", "0.2,0.8")
     found = json.loads((here / "m" / "deltakit_lora.json").read_text())["record"]
     assert [found[key] is not None for key in ("mask", "weighting", "lines")] == [True] * 3

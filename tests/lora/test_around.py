@@ -9,6 +9,7 @@ from blake3 import blake3
 from deltakit.errors import BadValue, DeltakitError, UnknownName
 from deltakit.lora import open_adapter
 from deltakit.lora.cut import Size
+from deltakit.lora.kohya import write_kohya
 from deltakit.lora.merge import merge_adapters
 from deltakit.lora.union import Member
 from deltakit.merging import merge
@@ -63,7 +64,8 @@ def test_what_stands_around_a_strategy_is_what_it_is_in_a_merge_into_a_base(
     paths = [f"{name}={two / name}" for name in "ab"]
     base = str(two / "base")
     merge(paths, strategy, tmp_path / "full", base=base, seed=3, **around)
-    options = {"size": Size(rank=5), "seed": 3, **around}
+    opened = Checkpoint.open(base)
+    options = {"size": Size(rank=5), "seed": 3, "base": opened, **around}
     report = merge_adapters(members(two), strategy, tmp_path / "m", **options)
     full = Checkpoint.open(tmp_path / "full")
     for module in MODULES:
@@ -89,9 +91,59 @@ def test_a_mask_that_goes_by_the_order_gets_the_order_given(two, order, tmp_path
         torch.testing.assert_close(product(tmp_path / "m", module), wanted, rtol=1e-4, atol=2e-4)
 
 
+BY_DEPTH = [{"lines": (0.0, 1.0)}, {"mask": "dynamic:density=1,last=0.2"}]
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory):
+    """A base of six layers of which the adapter a has the first two, as PEFT's and as kohya's."""
+    root = tmp_path_factory.mktemp("shallow")
+    tensors = {f"layers.{n}.q_proj.weight": torch.zeros(6, 5) for n in range(6)}
+    write_model(root / "base", {**tensors, "head.weight": torch.zeros(6, 5)})
+    modules = [*(f"layers.{n}.q_proj" for n in range(2)), "head"]
+    found = {k: v for n, module in enumerate(modules) for k, v in factors(module, n).items()}
+    write_folder(root / "a", found, r=2, lora_alpha=2)
+    write_kohya(open_adapter(root / "a"), root / "a.safetensors")
+    return root, modules
+
+
+@pytest.mark.parametrize("around", BY_DEPTH)
+def test_what_goes_by_depth_goes_by_the_depth_of_the_base(shallow, around, tmp_path):
+    root, modules = shallow
+    base = root / "base"
+    merge([f"a={root / 'a'}"], "task_arithmetic", tmp_path / "full", base=str(base), **around)
+    lone = [Member("a", open_adapter(root / "a"))]
+    options = {"size": Size(rank=5), "base": Checkpoint.open(base), **around}
+    merge_adapters(lone, "task_arithmetic", tmp_path / "m", **options)
+    full = Checkpoint.open(tmp_path / "full")
+    for module in modules:
+        wanted = full[f"{module}.weight"].double()
+        torch.testing.assert_close(product(tmp_path / "m", module), wanted, rtol=1e-4, atol=2e-4)
+
+
+def test_what_goes_by_depth_finds_it_by_kohyas_names_too(shallow, tmp_path):
+    root, modules = shallow
+    lone = [Member("a", open_adapter(root / "a.safetensors"))]
+    options = {"size": Size(rank=5), "base": Checkpoint.open(root / "base"), "lines": (0.0, 1.0)}
+    merge_adapters(lone, "task_arithmetic", tmp_path / "m", **options)
+    for number, (module, depth) in enumerate(zip(modules, (0.0, 0.2, 1.0), strict=True)):
+        found = open_adapter(tmp_path / "m").factors("lora_unet_" + module.replace(".", "_"))
+        wanted = depth * delta(factors(module, number), module, 1.0)
+        torch.testing.assert_close((found.b @ found.a).double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("around", BY_DEPTH)
+def test_what_goes_by_depth_is_refused_without_the_base(shallow, around, tmp_path):
+    lone = [Member("a", open_adapter(shallow[0] / "a"))]
+    with pytest.raises(BadValue, match=r"goes by how deep(.|\n)*--base PATH"):
+        merge_adapters(lone, "task_arithmetic", tmp_path / "m", **around)
+    assert not (tmp_path / "m").exists()
+
+
 def test_what_stood_around_is_recorded_with_all_its_settings(two, tmp_path):
     around = {"mask": "random:density=0.5", "weights": "auto:doge", "lines": (0.2, 0.8)}
-    merge_adapters(members(two), "average", tmp_path / "m", **around)
+    base = Checkpoint.open(two / "base")
+    merge_adapters(members(two), "average", tmp_path / "m", base=base, **around)
     found = record(tmp_path / "m")
     assert found["mask"]["name"] == "random"
     assert found["mask"]["settings"]["density"] == 0.5

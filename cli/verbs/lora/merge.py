@@ -60,7 +60,10 @@ def command(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(help="Needed only for heads kept whole whose weights do not add up to 1."),
+        typer.Option(
+            help="Needed only by --lines and by masks that go by depth, and for heads kept whole"
+            " whose weights do not add up to 1."
+        ),
     ] = None,
     out: Out = Path("merged-lora"),
     overwrite: Overwrite = False,
