@@ -52,6 +52,7 @@ def fisher(
     # Mean over a unit's scalars of a mean over examples: one float64 sum a unit.
     totals: dict[str, Tensor] = {}
     skipped = 0
+    live.zero_grad()  # what an earlier backward() left is no example's own
     for example in examples:
         loss([example]).backward()
         squares = {
@@ -100,7 +101,7 @@ def _dense(gradient: Tensor) -> Tensor:
 def _squares(gradient: Tensor, units: str) -> Tensor:
     """Return each unit's sum of squares: () or (rows,) float64, or float32 of the own shape."""
     if units == "tensor":
-        return torch.tensor(scores.sum_of_squares(gradient), dtype=torch.float64)
+        return torch.tensor(scores.sum_of_squares(_dense(gradient)), dtype=torch.float64)
     squared = _dense(gradient).float().square()
     if units == "element" or not squared.dim():
         return squared
