@@ -178,7 +178,7 @@ class KlfImportance:
         return True
 
     def map(self, task: str, provenance: Mapping[str, str] | None = None) -> ImportanceMap:
-        """Return one float32 score a skill unit: the mean of I*U over it.
+        """Return one float32 score a skill unit, float64 a rank: the mean of I*U over it.
 
         Tensor units: shape (), by parameter. Row units: (rows,), element units: the parameter's
         shape, head units: as `ImportanceMap` says. Rank units: shape (r,), by the adapted module.
@@ -214,8 +214,9 @@ class KlfImportance:
         self._recurrence.settle_()
         means, product = self._recurrence.means, self._recurrence.product
         if self.units == "rank":
+            wide = torch.float64  # products of four small numbers, which float32 takes for 0
             return {
-                module: rank_scores(product(module + A), product(module + B)).float()  # (r,)
+                module: rank_scores(product(module + A, wide), product(module + B, wide))  # (r,)
                 for module in adapted_modules(means)
             }
         if self.units == "tensor":

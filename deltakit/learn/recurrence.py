@@ -59,7 +59,8 @@ class Recurrence:
         for means in self.means.values():
             means.settle_(self._rule)
 
-    def product(self, name: str) -> Tensor:
+    def product(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return I U, in the parameter's shape; of settled means."""
         means = self.means[name]
-        return (means.state * means.spread).view(self._parameters[name].shape)
+        each = means.state.to(dtype) * means.spread.to(dtype)
+        return each.view(self._parameters[name].shape)

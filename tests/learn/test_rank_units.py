@@ -55,7 +55,21 @@ def test_capture_on_an_adapter_gives_one_score_a_rank(tmp_path):
     assert found[module].shape == (3,)
     # the mean over B's columns and A's rows of the same scalars, tensor by tensor
     a, b = (tensors._recurrence.product(f"{module}.lora_{half}.weight") for half in "AB")
-    torch.testing.assert_close(found[module], rank_scores(a, b).float())
+    torch.testing.assert_close(found[module], rank_scores(a, b), rtol=1e-6, atol=0)
+
+
+def test_scores_of_small_weights_and_gradients_are_not_zero(tmp_path):
+    model = adapted()
+    capture = KlfImportance.attach(model, score="second", units="rank")
+    for name, weight in capture.parameters.items():
+        weight.data.fill_(1e-2 if name.endswith("lora_A.weight") else 1e-3)
+        weight.grad = torch.full_like(weight, 1e-8)
+    capture.parameters["base_model.model.q.lora_A.weight"].grad[1] *= 2
+    capture.step()
+    capture.save(tmp_path / "map.safetensors", "t")
+    (found,) = ImportanceMap.open(tmp_path / "map.safetensors").values()
+    assert found[0] > 0
+    assert found[1] / found[0] == pytest.approx(16, rel=1e-6)  # I U, of a square each
 
 
 @pytest.mark.parametrize("names", [[], ["head.weight"], ["q.lora_A.weight"]])

@@ -241,6 +241,18 @@ def test_klf_within_a_kind_ranks_a_module_among_its_like_in_other_layers():
         find("klf", {"share": "parameters"})
 
 
+@pytest.mark.parametrize("settings", [{}, {"within": "kind"}, {"contrast": True}])
+def test_klf_goes_by_scores_of_any_size(settings):
+    draws = torch.Generator().manual_seed(0)
+    modules = {f"layers.{n}.q": [4, 4] for n in range(3)}
+    maps = [{m: torch.rand(4, generator=draws).double() for m in modules} for _ in range(2)]
+    small = [{m: score * 2.0**-200 for m, score in found.items()} for found in maps]
+    mode = find("klf", settings)
+    shares, same = (mode.prepare(modules, given) for given in (maps, small))
+    assert all(torch.equal(shares[m], same[m]) for m in modules)
+    assert any(bool((shares[m] != 0.5).any()) for m in modules)
+
+
 def test_klf_needs_a_map_of_the_ranks_of_each_adapter(three, tmp_path):
     root, _ = three
     pair = members(root, (1.0, 1.0, 1.0))[:1] * 1
