@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,8 @@ from deltakit.errors import BadValue
 
 _MOST = 100  # globs that the braces of one may stand for
 _LONGEST = 500
-_REPEATS = 8
+_NAME = 200  # characters of a name for which the ways to match are counted
+_WAYS = 6_000_000  # of which all may have to be tried: some 50 ns each
 
 
 class Regex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +96,7 @@ def _expanded(glob: str) -> Iterator[str]:
 
 
 def _safe(regex: str) -> re.Pattern[str]:
-    """Return a compiled expression; one whose matching could take exponential time is refused."""
+    """Return a compiled expression; one whose matching could take long is refused."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what may mean something else one day
@@ -102,15 +104,24 @@ def _safe(regex: str) -> re.Pattern[str]:
             tree = re._parser.parse(regex)  # type: ignore[attr-defined]
     except (re.error, RecursionError, OverflowError, Warning) as error:
         raise BadValue(f"not a regular expression: {error}", got=regex[:80]) from None
-    if _repeats(tree) > _REPEATS:
-        raise BadValue(f"more than {_REPEATS} repetitions in an expression", got=regex[:80])
+    count, choices = _ways(tree)
+    if choices * math.comb(_NAME + count, count) > _WAYS:
+        raise BadValue(
+            "an expression can match in so many ways that trying them takes long",
+            expected="at most three open-ended repetitions such as .*, beside few choices",
+            got=f"{count} of them, and {choices:,} ways to choose, in {regex[:80]}",
+            remedy="write a glob, whose * costs little, or a list of expressions",
+        )
     return compiled
 
 
-def _repeats(tree: Any, inside: bool = False) -> int:
-    """Count the repetitions; BadValue for one that holds a choice or a repetition itself."""
-    count = 0
-    for kind, value in tree:
+def _ways(tree: Any, inside: bool = False) -> tuple[int, int]:
+    """Count the repetitions without an end, and the ways that all other choices can go.
+
+    BadValue for a repetition that holds a choice or a repetition itself.
+    """
+    count, ways = 0, 1
+    for kind, value in reversed(tree):
         repeats = str(kind) in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
         if inside and (repeats or str(kind) in ("BRANCH", "GROUPREF", "GROUPREF_EXISTS")):
             raise BadValue(
@@ -119,9 +130,26 @@ def _repeats(tree: Any, inside: bool = False) -> int:
                 remedy="write it without, or as a glob",
             )
         often = repeats and value[1] > 1
-        count += often
-        count += sum(_repeats(part, inside or often) for part in _parts(value))
-    return count
+        found = [_ways(part, inside or often) for part in _parts(value)]
+        if str(kind) in ("ASSERT", "ASSERT_NOT"):  # looked at once for all that follows
+            count, ways = max(count, found[0][0]), ways + found[0][1]
+            continue
+        if str(kind) == "BRANCH":
+            each = [way for _, way in found]
+            found = [(max(n for n, _ in found), max(each) if _exclusive(value) else sum(each))]
+        if repeats:
+            without_end = value[1] - value[0] >= _NAME
+            found.append((1, 1) if without_end else (0, value[1] - value[0] + 1))
+        count += sum(n for n, _ in found)
+        ways *= math.prod(way for _, way in found)
+    return count, ways
+
+
+def _exclusive(branch: Any) -> bool:
+    """Tell whether the ways of a choice begin with different letters, so that one can go on."""
+    firsts = [next(iter(way), ("", 0)) for way in branch[1]]
+    letters = {chr(value).lower() for kind, value in firsts if str(kind) == "LITERAL"}
+    return len(letters) == len(firsts)
 
 
 def _parts(value: Any) -> Iterator[Any]:
