@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from deltakit.errors import BadValue
@@ -39,6 +40,21 @@ def check_gradient(name: str, value: Any) -> None:
             expected="numbers, the first for the first layer and the last for the last",
             got=f"{value}"[:80],
         )
+
+
+def check_whole(made: object, given: Mapping[str, Any]) -> None:
+    """Raise BadValue for a gradient of a setting that is a whole number, where it is one too.
+
+    made: the settings as they are at some depth; given: as they were written.
+    """
+    for name, value in given.items():
+        if isinstance(value, list) and isinstance(getattr(made, name), int):
+            raise BadValue(
+                f"{name} is a whole number, which cannot run over depth",
+                expected="one number",
+                got=f"{value}"[:80],
+                remedy="write rules, each of some layers, with a number of its own",
+            )
 
 
 def text(value: Number) -> str:

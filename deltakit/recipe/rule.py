@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from deltakit.errors import BadValue, DeltakitError, UnknownName, nearest
 from deltakit.recipe.code import code_digest
-from deltakit.recipe.gradient import Number, at, check_gradient
+from deltakit.recipe.gradient import Number, at, check_gradient, check_whole
 from deltakit.recipe.layers import Layers
 from deltakit.recipe.pattern import Match
 from deltakit.recipe.piece import Piece
@@ -25,6 +25,8 @@ from deltakit.strategies import (
     masks,
     weights,
 )
+
+Made = TypeVar("Made", bound=Settings)
 
 _SAYS_WHICH = ("match", "layers", "exclude")
 
@@ -98,7 +100,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         assert self.strategy is not None
         mask, weighting, lines = self.mask or None, self.weighting or None, self.lines or None
         return Method(
-            get(self.strategy, settings_at(self.settings, depth)),
+            _made(get, self.strategy, self.settings, depth),
             None if mask is None else _masking(mask, depth),
             None if weighting is None else _weighting(weighting, depth),
             lines,
@@ -139,12 +141,23 @@ def settings_at(settings: Mapping[str, Any], depth: float) -> dict[str, Any]:
     return {name: at(value, depth) for name, value in settings.items()}
 
 
+def _made(
+    make: Callable[[str, dict[str, Any]], Made],
+    name: str,
+    settings: Mapping[str, Any],
+    depth: float,
+) -> Made:
+    made = make(name, settings_at(settings, depth))
+    check_whole(made, settings)
+    return made
+
+
 def _masking(piece: Piece, depth: float) -> Masking:
-    own = masks.get(piece.name, settings_at(piece.settings, depth))
+    own = _made(masks.get, piece.name, piece.settings, depth)
     if not piece.tasks:
         return own
     each = {
-        task: masks.get(piece.name, settings_at({**piece.settings, **settings}, depth))
+        task: _made(masks.get, piece.name, {**piece.settings, **settings}, depth)
         for task, settings in sorted(piece.tasks.items())
     }
     return PerTask(own, tuple(each.items()))
@@ -153,7 +166,7 @@ def _masking(piece: Piece, depth: float) -> Masking:
 def _weighting(piece: Piece, depth: float) -> Weighting:
     if piece.tasks:
         raise BadValue("a weighting has no settings for single tasks", got=", ".join(piece.tasks))
-    return weights.get(piece.name, settings_at(piece.settings, depth))
+    return _made(weights.get, piece.name, piece.settings, depth)
 
 
 def check_names(given: Iterable[str], tasks: Iterable[str], what: str = "a weight") -> None:

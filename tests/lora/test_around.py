@@ -191,6 +191,8 @@ def test_a_strategy_of_ones_own_is_a_mode_and_its_file_is_recorded(two, tmp_path
         ("task_arithmetic", {"weights": "auto:metagpt"}, "metagpt:scope=tensor"),
         ("task_arithmetic", {"mask": "importance:density=0.5,by=map"}, "by=delta"),
         ("task_arithmetic", {"weights": "doge"}, "auto:NAME"),
+        ("ties", {"settings": {"density": [0.1, 0.9]}}, "one number for all layers"),
+        ("knots", {"settings": {"density": [0.1, 0.9]}}, "density cannot be"),
         ("task_arithmetic", {"mask": "rundom:density=0.5"}, "did you mean 'random'"),
     ],
 )

@@ -105,6 +105,21 @@ def test_the_recipes_own_numbers_may_be_gradients_too():
     assert found.effective("h.2.mlp.weight").scale == 1.5
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"strategy": "cabs", "settings": {"n": [1, 3]}},
+        {"strategy": "cabs", "settings": {"n": [2, 2]}},
+        {"mask": Piece("nm", {"n": [1, 3]})},
+        {"mask": Piece("nm", {"n": 2}, {"b": {"n": [1.0, 3.0]}})},
+        {"strategy": "tsv", "settings": {"r": [4, 8]}},
+    ],
+)
+def test_a_gradient_of_whole_numbers_is_refused_where_its_values_are_whole_too(said):
+    with pytest.raises(BadValue, match="whole number, which cannot run over depth"):
+        recipe(Rule(layers="0-2", **said)).checked()
+
+
 def test_excluded_tensors_and_heads_are_not_merged_and_heads_come_first():
     found = rules(Rule(match="*.bias", exclude=True), Rule(match="h*", scale=2.0), heads=["head.*"])
     assert [n for n in NAMES if not found.merges(n)] == [
@@ -181,8 +196,7 @@ def test_a_rule_that_no_tensor_comes_under_is_refused(given, why):
 
 
 def test_a_value_between_two_that_fit_is_checked_where_it_is():
-    with pytest.raises(BadValue, match="n cannot be") as caught:
-        rules(
-            Rule(match="*.mlp.weight", strategy="cabs", settings={"n": [1, 4], "m": 4})
-        ).effective("h.2.mlp.weight")
+    mask = Piece("outliers", {"density": [0.1, 0.95, 0.1], "gamma": 0.1})
+    with pytest.raises(BadValue, match="more than 1 together") as caught:
+        rules(Rule(match="*.mlp.weight", mask=mask)).effective("h.2.mlp.weight")
     assert caught.value.where.startswith("rule 1, h.2.mlp.weight")

@@ -48,6 +48,12 @@ class Elementwise(Mode):
 
     def check(self, weights: Sequence[float], tasks: Sequence[str]) -> None:
         into_base = "merge into the base: deltakit merge A B --base PATH"
+        if self.rule.gradients:
+            raise BadValue(
+                "a setting is a list, and a merge of adapters has one number for all layers",
+                got=f"{self.rule.settings}"[:80],
+                remedy=f"give one number, or {into_base}, with a recipe",
+            )
         check_strategy(self.method.strategy, weights, tasks)
         mask, weighting = self.rule.mask, self.rule.weighting
         if mask and self.method.needs_importance:
