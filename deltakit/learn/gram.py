@@ -70,7 +70,8 @@ def gram_of(
     tensor([[1., 1.],
             [1., 2.]])
 
-    names: the parameters whose layers are measured, all by default.
+    names: the parameters whose layers are measured, all by default. A layer that no token reaches
+    has no matrix.
     """
     kept = {id(p): name for name, p in tracked(live).items() if names is None or name in names}
     sums: dict[str, Tensor] = {}
@@ -110,6 +111,8 @@ def _adder(
 ) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
     def add(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].detach().flatten(0, -2).float()  # (tokens, in)
+        if not len(x):  # an expert that no token was sent to: as if it were not called
+            return
         sums[name] = sums[name].addmm_(x.T, x) if name in sums else x.T @ x
         rows[name] = rows.get(name, 0) + len(x)
 
