@@ -15,7 +15,7 @@ from deltakit.errors import BadValue, some
 from deltakit.lora.changed import Changed
 from deltakit.lora.cut import Size
 from deltakit.lora.survey import DEFAULT_RANK, SHOWN, Progress, choose_ranks, survey
-from deltakit.lora.write import adapter_dtype
+from deltakit.lora.write import adapter_dtype, check_target
 from deltakit.tensors.checkpoint import Checkpoint
 
 MOST_HELD = 256_000_000  # bytes of factors kept between the look and the writing
@@ -67,6 +67,8 @@ def plan_extract(
     rest: Rest = "save",
     dtype: str | None = None,
     look: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Extraction:
     """Look at a fine-tune and return what would be written; writes nothing.
@@ -86,6 +88,8 @@ def plan_extract(
     many = size.energy is None and (look or nbytes is not None)
     wanted = Size(SHOWN[-1] if many else size.rank or DEFAULT_RANK)
     opened, tuned = Checkpoint.open(base), Checkpoint.open(model)
+    if out is not None:
+        check_target(Path(out), [opened.path, tuned.path], overwrite)
     changed, notes = survey(
         opened,
         tuned,

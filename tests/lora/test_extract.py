@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deltakit.errors import BadValue, NamesDiffer
+from deltakit.errors import AlreadyThere, BadValue, NamesDiffer
 from deltakit.lora import open_adapter
 from deltakit.lora.cut import Size
 from deltakit.lora.extract import extract
@@ -108,6 +108,26 @@ def test_equal_models_and_other_models_are_refused(tmp_path):
         plan_extract(tmp_path / "base", tmp_path / "other")
     with pytest.raises(BadValue, match="size and a rank"):
         plan_extract(tmp_path / "base", tmp_path / "tuned", size=Size(rank=2), nbytes=100)
+
+
+def test_a_target_that_is_not_free_is_refused_before_the_look(tmp_path):
+    looked = []
+    both = write_model(tmp_path / "base", BASE), write_model(tmp_path / "tuned", BASE)
+
+    def plan(out, **options):
+        plan_extract(*both, out=out, progress=lambda name, _: looked.append(name), **options)
+
+    (tmp_path / "lora").mkdir()
+    with pytest.raises(AlreadyThere, match=r"exists already(.|\n)*--overwrite"):
+        plan(tmp_path / "lora")
+    with pytest.raises(AlreadyThere, match="not ours to replace"):
+        plan(tmp_path / "lora", overwrite=True)
+    with pytest.raises(BadValue, match="would replace an input"):
+        plan(tmp_path / "base", overwrite=True)
+    assert not looked
+    with pytest.raises(BadValue, match="equals the base"):
+        plan(tmp_path / "free")
+    assert looked
 
 
 @pytest.mark.parametrize("make", [llama, tied_llama, clip, opt])

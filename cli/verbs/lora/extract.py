@@ -63,6 +63,8 @@ def command(
             rest=rest,  # type: ignore[arg-type]
             dtype=dtype,
             look=dry_run,
+            out=None if dry_run else out,
+            overwrite=overwrite,
             progress=meter.advance,
         )
     if dry_run:
