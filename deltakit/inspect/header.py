@@ -40,7 +40,7 @@ class HeaderReport(msgspec.Struct, frozen=True):
 def read_header(source: Delta | Checkpoint | Adapter, task: str | None = None) -> HeaderReport:
     """Return what an opened delta, model or adapter says of itself; no data is read.
 
-    nbytes: of the file or files, in bytes. values: entries stored.
+    nbytes: of the file or files of tensors, header included. values: entries stored.
     """
     if isinstance(source, Adapter):
         return _adapter(source, task)
@@ -96,7 +96,7 @@ def _adapter(adapter: Adapter, task: str | None) -> HeaderReport:
         None,
         len(adapter.parts) + len(adapter.whole) + len(adapter.rows),
         sum(info.numel for info in infos),
-        adapter.nbytes,
+        adapter.file_nbytes,
         _count(info.dtype for info in infos),
         {},
         None,

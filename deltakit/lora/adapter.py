@@ -149,6 +149,11 @@ class Adapter:
     def nbytes(self) -> int:
         return sum(info.nbytes for info in self.source.infos.values())
 
+    @property
+    def file_nbytes(self) -> int:
+        """Bytes of its file or files of tensors, headers included."""
+        return sum(shard.header.file_size for shard in self.source.shards)
+
     @cached_property
     def fingerprint(self) -> str:
         """One hash over all its tensors; the first time it is asked for, they are read."""

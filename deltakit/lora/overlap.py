@@ -191,6 +191,6 @@ def _figures(member: Member, norm: float) -> AdapterFigures:
         sorted({part.rank for part in adapter.parts.values()}),
         len(adapter.whole) + len(adapter.rows),
         adapter.dtypes,
-        adapter.nbytes,
+        adapter.file_nbytes,
         norm,
     )

@@ -7,8 +7,11 @@ import torch
 from deltakit.delta import Delta
 from deltakit.diff import write_add
 from deltakit.inspect import read_header
+from deltakit.lora import open_adapter
+from deltakit.lora.stored import write_stored
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.source import MemoryTensors
+from tests.lora.folders import factors, write_folder
 from tests.models import write_model
 
 
@@ -35,3 +38,15 @@ def test_a_model_tells_its_dtypes_and_bytes(tmp_path: Path):
     assert header.dtypes == {"F16": 1, "I64": 1}
     assert (header.parameters, header.values) == (2, 17)
     assert header.nbytes == (folder / "model.safetensors").stat().st_size
+
+
+def test_an_adapter_tells_the_bytes_of_its_file_in_a_folder_and_stored(tmp_path: Path):
+    folder = write_folder(tmp_path / "a", factors("q", 1, rank=2), r=2)
+    write_stored(tmp_path / "a.safetensors", open_adapter(folder), "a")
+    for path, file in (
+        (folder, folder / "adapter_model.safetensors"),
+        (tmp_path / "a.safetensors", tmp_path / "a.safetensors"),
+    ):
+        header = read_header(open_adapter(path))
+        assert (header.role, header.parameters, header.values) == ("adapter", 1, 22)
+        assert header.nbytes == file.stat().st_size

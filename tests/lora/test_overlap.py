@@ -39,6 +39,8 @@ def test_cosine_and_norm_are_those_of_the_deltas(tmp_path):
     both = float((dense[0] + dense[1]).square().sum())
     assert pair.interference == pytest.approx(both / squares - 1, abs=1e-6)
     assert (pair.shared, pair.only_a, pair.only_b) == (1, 1, 1)
+    files = [tmp_path / name / "adapter_model.safetensors" for name in "ab"]
+    assert [f.nbytes for f in report.adapters] == [file.stat().st_size for file in files]
 
 
 def test_an_adapter_and_itself_overlap_wholly(tmp_path):
