@@ -114,6 +114,12 @@ def plan_extract(
     if others and rest == "drop":
         notes = [*notes, f"left as in the base, though the fine-tune changed them: {some(others)}"]
         others = []
+    notes += [
+        f"{name} is kept whole, but PEFT does not pass it on to the encoder, decoder or head that"
+        " share it: deltakit merge does, and --rest drop leaves it out"
+        for name in others
+        if name.removesuffix(".weight").rpartition(".")[2] == "shared"
+    ]
     given = {name: rank for name, rank in ranks.items() if rank}
     seconds = time.perf_counter() - began
     return Extraction(opened, tuned, changed, given, others, out, size, notes, seconds)

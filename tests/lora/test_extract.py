@@ -173,6 +173,16 @@ def test_embeddings_of_any_name_are_kept_whole_and_heads_are_not(tmp_path, modul
     assert (plan.whole, list(plan.ranks)) == (([name], []) if kept else ([], [name]))
 
 
+def test_a_shared_embedding_that_peft_does_not_pass_on_is_told(tmp_path):
+    for number, name in enumerate(("base", "tuned")):
+        tensors = {n: random(12, 9, seed=number) for n in ("shared.weight", "q.weight")}
+        write_model(tmp_path / name, tensors)
+    both = tmp_path / "base", tmp_path / "tuned"
+    (note,) = plan_extract(*both).notes
+    assert note.startswith("shared.weight is kept whole, but PEFT does not pass it on")
+    assert not any("PEFT" in note for note in plan_extract(*both, rest="drop").notes)
+
+
 def test_the_leading_singular_values_of_a_large_delta_are_found(tmp_path):
     base = {"w.weight": torch.zeros(700, 600)}
     sigma = 0.9 ** torch.arange(600.0)
