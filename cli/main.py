@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from deltakit_cli import verbs
-from deltakit_cli.output import note, printable, say, shorten
+from deltakit_cli.output import flush, note, printable, say, shorten
 
 PANELS = ["Store", "Merge", "Look"]  # the order of the help; a heading not named here comes last
 FIRST = ["init", "base", "add"]  # verbs in the order they are met; the others by name
@@ -79,8 +79,6 @@ class Front(TyperGroup):
         except KeyboardInterrupt:
             note(INTERRUPTED)
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader of a pipe has seen enough
-            raise typer.Exit(0) from None
         except Exception as error:
             if hasattr(error, "show") or ctx.params.get("debug"):
                 raise  # a usage error, which the library shows; or the traceback that was asked for
@@ -189,15 +187,7 @@ def main(args: list[str] | None = None) -> None:
         note(INTERRUPTED)
         sys.exit(130)
     finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Write out what is buffered; where the reader is gone, keep the interpreter quiet about it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        flush()
 
 
 if __name__ == "__main__":

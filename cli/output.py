@@ -14,8 +14,26 @@ NARROWEST = 8  # a column of names is not shortened below this
 
 
 def say(text: str = "") -> None:
-    """Print a result, to stdout."""
-    print(text)
+    """Print a result, to stdout; a reader that has seen enough is no error."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        silence(sys.stdout)
+
+
+def flush() -> None:
+    """Write out what is buffered of the results."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is still to be written to a stream whose reader is gone go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def say_wrapped(text: str, indent: int = 2) -> None:
@@ -24,8 +42,14 @@ def say_wrapped(text: str, indent: int = 2) -> None:
 
 
 def note(text: str) -> None:
-    """Print a remark or an error, to stderr."""
-    print(_wrapped_text(text, 6, sys.stderr), file=sys.stderr)
+    """Print a remark or an error, to stderr; where nobody reads it, the work is done all the same.
+
+    What the process has done is told by its exit code, and not by who listened.
+    """
+    try:
+        print(_wrapped_text(text, 6, sys.stderr), file=sys.stderr)
+    except OSError:
+        silence(sys.stderr)
 
 
 def _wrapped_text(text: str, indent: int, stream: TextIO) -> str:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from deltakit_cli.figures import size
-from deltakit_cli.output import is_terminal, printable, shorten
+from deltakit_cli.output import is_terminal, printable, shorten, silence
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,7 +47,11 @@ class Meter:
     def _show(self, name: str) -> None:
         if self._lines:
             self._due = self._clock() + LINES_EVERY
-            print(self._line(name), file=self._stream, flush=True)
+            try:
+                print(self._line(name), file=self._stream, flush=True)
+            except OSError:  # nobody reads it any more: the work goes on without
+                self._due = float("inf")
+                silence(self._stream)
         else:
             self._bar = Bar(self.label, self.total)
             self._bar.move(self.done, name)

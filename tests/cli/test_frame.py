@@ -66,7 +66,7 @@ CASES = [
         " (a path is expected here, not the text of a file)\n",
     ),
     (KeyboardInterrupt(), 130, "interrupted, nothing was left half-written\n"),
-    (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
+    (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, "error: broken pipe\n"),
     (
         MemoryError(),
         1,
@@ -135,6 +135,56 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def broken_pipe() -> io.TextIOWrapper:
+    """Return the writing end of a pipe that nobody reads."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    return os.fdopen(theirs, "w")
+
+
+def into_a_closed_pipe(*lines: str, cwd: Path, errors: bool) -> subprocess.CompletedProcess[str]:
+    """Run these lines of Python with a stdout, and a stderr too, that nobody reads."""
+    with broken_pipe() as pipe:
+        return subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)],
+            cwd=cwd,
+            stdout=pipe,
+            stderr=pipe if errors else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+
+def test_an_exit_code_is_kept_where_nobody_reads_what_is_told(tmp_path: Path):
+    code = 'from deltakit_cli.main import main; main(["strategies", "nope"])'
+    assert into_a_closed_pipe(code, cwd=tmp_path, errors=True).returncode == 1
+    told = (
+        "import typer",
+        "from deltakit_cli import main, output",
+        "def render():",
+        "    for _ in range(9999): output.say('a finding')",
+        "app = main.build([])",
+        "@app.command('look')",
+        "def look():",
+        "    output.emit({}, render, False)",
+        "    raise typer.Exit(3)",
+        "main.build = lambda verbs: app",
+        "app.command('other')(lambda: None)",
+        "main.main(['look'])",
+    )
+    done = into_a_closed_pipe(*told, cwd=tmp_path, errors=False)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_work_goes_on_where_nobody_reads_its_progress():
+    clock = Clock()
+    with broken_pipe() as pipe, Meter("merge", 100, pipe, clock) as meter:
+        for second in (3.0, 9.0):
+            clock.now = second
+            meter.advance("w", 50)
+        assert meter.done == 100
 
 
 def test_help_shows_every_verb_once_under_its_panel(tmp_path: Path):
