@@ -171,7 +171,10 @@ def main(args: list[str] | None = None) -> None:
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     given = list(sys.argv[1:] if args is None else args)
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the process: it is told nothing
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  as long as the process
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks is no error
             stream.reconfigure(errors="backslashreplace")
     options = given[: given.index("--")] if "--" in given else given

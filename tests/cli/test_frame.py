@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -185,6 +186,17 @@ def test_work_goes_on_where_nobody_reads_its_progress():
             clock.now = second
             meter.advance("w", 50)
         assert meter.done == 100
+
+
+@pytest.mark.parametrize(
+    ("closed", "verb", "code"),
+    [(1, "strategies", 0), (2, "strategies", 0), (2, "nope", 2), (1, "nope", 2)],
+)
+def test_a_closed_stream_is_told_nothing(closed: int, verb: str, code: int, tmp_path: Path):
+    command = f"exec {shlex.join([*RUN, verb])} {closed}>&-"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == code
+    assert b"Traceback" not in done.stdout + done.stderr
 
 
 def test_help_shows_every_verb_once_under_its_panel(tmp_path: Path):
