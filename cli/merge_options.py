@@ -104,3 +104,25 @@ AllowNonfinite = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check all, print the plan, write nothing.")
 ]
+
+# What a recipe fixes, and so a merge that goes on from one: the parameter, and its name.
+FIXED = {
+    "tasks": "TASK",
+    "strategy": "--strategy",
+    "base": "--base",
+    "settings": "--set",
+    "weights": "--weights",
+    "mask": "--mask",
+    "density": "--density",
+    "lines": "--lines",
+    "scale": "--scale",
+    "exclude": "--exclude",
+    "heads": "--heads",
+    "importance": "--importance",
+    "seed": "--seed",
+    "dtype": "--dtype",
+    "accumulate": "--accumulate",
+    "tokenizer": "--tokenizer",
+    "max_shard_size": "--max-shard-size",
+    "recipe": "--recipe",
+}

@@ -29,6 +29,12 @@ StorePath = Annotated[
 ]
 
 
+def is_given(ctx: typer.Context, parameter: str) -> bool:
+    """Tell whether a parameter is on the command line, be its value the default's or another."""
+    source = ctx.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def store_if_any(path: Path | None) -> Store | None:
     """Return the store at `path`, or the nearest; None where none is named and none is found."""
     from deltakit.errors import NotFound

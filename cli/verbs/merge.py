@@ -11,7 +11,7 @@ from deltakit_cli.change import plan_change
 from deltakit_cli.lists import lines as parse_lines
 from deltakit_cli.lists import numbers, with_density
 from deltakit_cli.lists import settings as parse_settings
-from deltakit_cli.options import Json, StorePath, store_if_any
+from deltakit_cli.options import Json, StorePath, is_given, store_if_any
 from deltakit_cli.output import emit, note
 from deltakit_cli.plans import plan_data, show_plan, show_report
 from deltakit_cli.progress import progress
@@ -21,6 +21,7 @@ PANEL = "Merge"
 
 
 def command(
+    ctx: typer.Context,
     tasks: options.Names = None,
     strategy: options.Strategy = "",
     base: options.Base = None,
@@ -75,27 +76,7 @@ def command(
     from deltakit.sizes import parse_size
 
     limits = Limits(threads, block_size, None if memory is None else parse_size(memory))
-    values = {
-        "TASK": tasks,
-        "--strategy": strategy,
-        "--base": base,
-        "--set": settings,
-        "--weights": weights,
-        "--mask": mask,
-        "--density": density,
-        "--lines": lines,
-        "--scale": scale != 1.0,
-        "--exclude": exclude,
-        "--heads": heads,
-        "--importance": importance,
-        "--seed": seed,
-        "--dtype": dtype,
-        "--accumulate": accumulate,
-        "--tokenizer": tokenizer,
-        "--max-shard-size": max_shard_size != "5GB",
-        "--recipe": recipe,
-    }
-    given = [name for name, value in values.items() if value]
+    given = [name for key, name in options.FIXED.items() if is_given(ctx, key)]
     if onto is not None or without:
         plan = plan_change(
             onto,
@@ -113,7 +94,7 @@ def command(
     elif recipe is not None:
         plan = plan_file(
             recipe,
-            given[:-1],
+            [name for name in given if name != "--recipe"],
             store=store_if_any(store),
             limits=limits,
             allow_code=allow_code,

@@ -49,6 +49,7 @@ WRONG = [
     (("--without", "a"), "add --onto MERGED"),
     (("--onto", "ab"), "TASK|PATH to add is missing"),
     (("--onto", "ab", "./c", "--strategy", "ties", "--seed", "1"), "no --strategy, --seed"),
+    (("--onto", "ab", "./c", "--scale", "1", "--seed", "0"), "no --scale, --seed"),
     (("--onto", "ab", "./c", "--without", "a"), "--without takes no TASK"),
     (("--onto", "ab", "./c", "--recipe", "ab"), "--onto takes no --recipe"),
 ]

@@ -101,6 +101,10 @@ def test_bad_input_exits_with_one_message_and_nothing_written(words, message, he
         ("--importance", "x"),
         ("--dtype", "bfloat16"),
         ("--max-shard-size", "1MB"),
+        ("--seed", "0"),
+        ("--scale", "1"),
+        ("--max-shard-size", "5GB"),
+        ("--weights", ""),
     ],
 )
 def test_what_a_recipe_fixes_is_not_given_beside_it(option, here):
