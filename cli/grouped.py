@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deltakit_cli.effective import Row
 from deltakit_cli.figures import things
 from deltakit_cli.lists import settings_text
-from deltakit_cli.output import bold, printable, say, say_wrapped
+from deltakit_cli.output import printable, say, say_wrapped
 
 if TYPE_CHECKING:
     from deltakit.recipe import Recipe
@@ -44,7 +44,7 @@ def show_rows(recipe: Recipe, rows: Sequence[Row]) -> None:
                 "copied": "integers",
             }[what]
         kept = "" if what == "merged" else f", as in {model or 'the base'}"
-        say(bold(f"{told}: {things(len(group), 'tensor')}{kept}"))
+        say(f"{told}: {things(len(group), 'tensor')}{kept}", strong=True)
         for key, value in _told(group):
             say_wrapped(f"  {key:9} {value}", 12)
         for number_of, name in enumerate(_folded(group)):

@@ -10,6 +10,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -109,7 +110,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "error: out of memory (give fewer --threads, or a smaller --block-size)"
     return (
-        f"error: {type(error).__name__}: {error}\n"
+        f"error: {type(error).__name__}: {printable(str(error))}\n"
         "  this is a fault in deltakit; --debug shows where it happened"
     )
 
@@ -173,7 +174,7 @@ def main(args: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the process: it is told nothing
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  as long as the process
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the end
         stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks is no error
             stream.reconfigure(errors="backslashreplace")

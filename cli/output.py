@@ -9,12 +9,23 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
+from deltakit.errors import printable as printable  # noqa: PLC0414  verbs import it from here
+
 GAP = "  "
 NARROWEST = 8  # a column of names is not shortened below this
 
 
-def say(text: str = "") -> None:
-    """Print a result, to stdout; a reader that has seen enough is no error."""
+def say(text: str = "", *, strong: bool = False) -> None:
+    """Print one line of a result, to stdout: a name in it can neither end it nor steer a terminal.
+
+    strong: in bold on a terminal.
+    """
+    shown = printable(text)
+    _put(bold(shown) if strong else shown)
+
+
+def _put(text: str) -> None:
+    """Write to stdout; a reader that has seen enough is no error."""
     try:
         print(text)
     except BrokenPipeError:
@@ -38,7 +49,7 @@ def silence(stream: TextIO) -> None:
 
 def say_wrapped(text: str, indent: int = 2) -> None:
     """Print a result whose long lines go on, so far from the margin, where a terminal ends."""
-    say(_wrapped_text(text, indent, sys.stdout))
+    _put(_wrapped_text(printable(text), indent, sys.stdout))
 
 
 def note(text: str) -> None:
@@ -52,17 +63,24 @@ def note(text: str) -> None:
         silence(sys.stderr)
 
 
+def notes(texts: Iterable[str]) -> None:
+    """Print remarks that are a line each, to stderr."""
+    for text in texts:
+        note(f"note: {printable(text)}")
+
+
 def _wrapped_text(text: str, indent: int, stream: TextIO) -> str:
     """Return text as wide as the terminal; what is piped, and a word that is longer, stays whole.
 
     What is under another line, as an error's `expected`, goes on under its own beginning.
     """
+    given = [printable(line) for line in text.split("\n")]
     if not is_terminal(stream):
-        return text
+        return "\n".join(given)
     import textwrap
 
     lines = []
-    for line in text.split("\n"):
+    for line in given:
         under = " " * (12 if line.startswith(" ") else indent)
         lines += textwrap.wrap(
             line,
@@ -86,7 +104,16 @@ def emit(data: Any, render: Callable[[], None], as_json: bool) -> None:
     import msgspec
 
     raw = msgspec.json.encode(data, enc_hook=_plain, order="deterministic")
-    say(msgspec.json.format(raw, indent=2).decode())
+    _put(_escaped(msgspec.json.format(raw, indent=2).decode()))
+
+
+def _escaped(text: str) -> str:
+    """Return JSON with what is not printable, other than its line breaks, spelled out."""
+    if text.replace("\n", "").isprintable():
+        return text
+    import json
+
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _plain(value: Any) -> Any:
@@ -116,8 +143,8 @@ def table(
     least = [_least(column, side) for column, side in zip(everything, sides, strict=True)]
     _narrow(widths, least, columns())
     if title:
-        say(bold(title))
-    say(bold(_line(heads, widths, sides)))
+        say(title, strong=True)
+    say(_line(heads, widths, sides), strong=True)
     for row in cells:
         for line in _wrapped(row, widths, sides):
             say(_line(line, widths, sides))
@@ -195,17 +222,6 @@ def pad(text: str, room: int, side: str) -> str:
     """Return the text with blanks up to `room` columns: put to the right for "r", else left."""
     blank = " " * (room - width(text))
     return blank + text if side == "r" else text + blank
-
-
-def printable(text: str) -> str:
-    r"""Return text from a file with its control characters spelled out, so none reaches a terminal.
-
-    >>> printable("a\x1b[2J")
-    'a\\x1b[2J'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def columns() -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deltakit_cli.figures import seconds, size, things
 from deltakit_cli.lists import settings_text
-from deltakit_cli.output import note, say, say_wrapped, table
+from deltakit_cli.output import notes, say, say_wrapped, table
 
 if TYPE_CHECKING:
     from deltakit.engine import Plan, Report
@@ -145,6 +145,5 @@ def show_report(plan: Plan, report: Report) -> None:
         told = f"{things(report.copied, 'tensor')} taken as they are"
         say_wrapped(f"stacked layers into {report.out}: {took.format(told)}")
     if report.resumed:
-        note(f"note: {report.resumed} files were finished before, and not made again")
-    for text in report.notes:
-        note(f"note: {text}")
+        notes([f"{report.resumed} files were finished before, and not made again"])
+    notes(report.notes)

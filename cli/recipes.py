@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltakit_cli.output import note
+from deltakit_cli.output import notes
 
 if TYPE_CHECKING:
     from deltakit.engine import Limits, Plan
@@ -39,8 +39,7 @@ def open_recipe(path: Path) -> Recipe:
         found = translate(data)
     except DeltakitError as error:
         raise error.at(str(file)) from None
-    for text in found.notes:
-        note(f"note: mergekit: {text}")
+    notes(f"mergekit: {text}" for text in found.notes)
     return found.recipe
 
 

@@ -42,11 +42,12 @@ class DeltakitError(Exception):
         return self
 
     def __str__(self) -> str:
-        parts = [self.fact]
+        parts = [printable(self.fact)]
         for label in ("where", "expected", "got", "remedy"):
             text = getattr(self, label)
             if text is not None:
-                indented = text.replace("\n", "\n" + " " * 12)
+                lines = [text] if label == "where" else text.split("\n")
+                indented = ("\n" + " " * 12).join(map(printable, lines))
                 parts.append(f"  {label + ':':9} {indented}")
         return "\n".join(parts)
 
@@ -111,12 +112,23 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def printable(text: str) -> str:
+    r"""Return text from a file with its control characters spelled out, so none reaches a terminal.
+
+    >>> printable("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def some(names: Iterable[str], most: int = 5) -> str:
-    """Return the first few of `names` in order, and how many more there are.
+    """Return the first few of `names` in order, printable, and how many more there are.
 
     >>> some(["c", "a", "b"], most=2)
     'a, b and 1 more'
     """
     ordered = sorted(names)
-    shown = ", ".join(ordered[:most])
+    shown = ", ".join(map(printable, ordered[:most]))
     return shown if len(ordered) <= most else f"{shown} and {len(ordered) - most} more"

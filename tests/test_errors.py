@@ -15,6 +15,16 @@ def test_lines_after_the_first_are_indented():
     assert str(DeltakitError("fact", got="1\n2")) == "fact\n  got:      1\n            2"
 
 
+def test_a_name_can_neither_forge_a_line_nor_steer_a_terminal():
+    error = DeltakitError("fact a\nerror: b", where="x\nerror: y", got="\x1b[2J")
+    assert str(error).splitlines() == [
+        r"fact a\nerror: b",
+        r"  where:    x\nerror: y",
+        r"  got:      \x1b[2J",
+    ]
+    assert some(["a\nerror: b"]) == r"a\nerror: b"
+
+
 def test_an_outer_layer_puts_its_place_in_front():
     assert BadFile("fact").at("file").where == "file"
     assert BadFile("fact", where="tensor").at("file").where == "file, tensor"

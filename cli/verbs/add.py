@@ -10,7 +10,7 @@ import typer
 
 from deltakit_cli.figures import seconds
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fields, note
+from deltakit_cli.output import emit, fields, notes
 from deltakit_cli.progress import progress
 from deltakit_cli.records import task_data, task_fields
 
@@ -106,7 +106,7 @@ def command(
         _note_left_out(record)
         integers = record.provenance.get("integers_left")
         if integers:
-            note(f"note: integer tensors differ, and no merge will apply them: {integers}")
+            notes([f"integer tensors differ, and no merge will apply them: {integers}"])
 
     emit({**task_data(record), "seconds": took}, render, as_json)
 
@@ -133,7 +133,7 @@ def _add_adapter(
 def _note_left_out(record: TaskRecord) -> None:
     left_out = record.provenance.get("left_out")
     if left_out:
-        note(f"note: files of the folder that are not kept: {left_out}")
+        notes([f"files of the folder that are not kept: {left_out}"])
 
 
 def choose_mask(

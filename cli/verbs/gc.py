@@ -8,7 +8,7 @@ import typer
 
 from deltakit_cli.figures import size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, note, say
+from deltakit_cli.output import emit, notes, say
 from deltakit_cli.records import count
 
 PANEL = "Store"
@@ -39,9 +39,8 @@ def command(
                 f"left {left}, {size(result.waiting_nbytes)}, changed in the last {grace:g} s"
                 " (--grace 0 deletes them when nothing else uses the store)"
             )
-        for task in result.busy:
-            note(f"note: {task} is being written, and was left alone")
-        for task in result.unreadable:
-            note(f"note: {task} was left alone, its manifest cannot be read: see deltakit verify")
+        notes(f"{task} is being written, and was left alone" for task in result.busy)
+        damaged = "was left alone, its manifest cannot be read: see deltakit verify"
+        notes(f"{task} {damaged}" for task in result.unreadable)
 
     emit({**vars(result), "dry_run": dry_run}, render, as_json)

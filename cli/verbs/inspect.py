@@ -9,7 +9,7 @@ import typer
 
 from deltakit_cli.figures import count, fraction, size
 from deltakit_cli.options import Json, StorePath, store_if_any
-from deltakit_cli.output import emit, note, say, table
+from deltakit_cli.output import emit, notes, say, table
 from deltakit_cli.overlap import all_adapters, show_overlap
 from deltakit_cli.progress import progress
 
@@ -144,8 +144,7 @@ def show_report(report: Report) -> None:
         for first in range(0, len(report.tasks), ACROSS):
             say()
             _show_groups(word, groups, range(len(report.tasks))[first : first + ACROSS])
-    for text in report.notes:
-        note(f"note: {text}")
+    notes(report.notes)
 
 
 def _show_tasks(model: Group) -> None:

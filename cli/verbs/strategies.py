@@ -93,8 +93,10 @@ def show(described: dict[str, Any]) -> None:
     import textwrap
 
     paragraphs = f"{described['name']}: {described['help']}".split("\n\n")
-    say("\n\n".join(textwrap.fill(" ".join(text.split()), 80) for text in paragraphs))
-    say()
+    for text in paragraphs:
+        for line in textwrap.wrap(" ".join(text.split()), 80):
+            say(line)
+        say()
     looks = {"nothing": "nothing", "tensor": "each tensor", "model": "the whole model"}
     units = {"element": "any block", "row": "whole rows", "tensor": "whole tensors"}
     if described["formula"]:
@@ -122,7 +124,8 @@ def show(described: dict[str, Any]) -> None:
     else:
         say("no settings")
     say()
-    say(folded(described["example"]))
+    for line in folded(described["example"]).split("\n"):
+        say(line)
 
 
 def folded(command: str) -> str:

@@ -281,6 +281,28 @@ def test_a_name_cannot_send_commands_to_the_terminal(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "name\na\\x1b[2Jb\\n\n"
 
 
+FORGED = "a\x1b[2J\nerror: b"
+SPELLED = r"a\x1b[2J\nerror: b"
+
+
+def test_a_name_is_one_line_wherever_it_is_told(capsys: pytest.CaptureFixture[str]):
+    output.say(FORGED)
+    output.say_wrapped(FORGED)
+    output.notes([FORGED])
+    output.note("fact\n  got: a\x1b[2J")
+    told = capsys.readouterr()
+    assert told.out == 2 * f"{SPELLED}\n"
+    assert told.err == f"note: {SPELLED}\nfact\n  got: a\\x1b[2J\n"
+
+
+def test_json_spells_out_what_steers_a_terminal(capsys: pytest.CaptureFixture[str]):
+    names = [FORGED, "\x9b2J\u202e\U000e0001", "é表"]
+    output.emit(names, lambda: None, as_json=True)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == names
+    assert printed.replace("\n", "").isprintable()
+
+
 class Clock:
     now = 0.0
 

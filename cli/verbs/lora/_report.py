@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deltakit_cli.figures import seconds, size
-from deltakit_cli.output import note, say_wrapped, table
+from deltakit_cli.output import notes, say_wrapped, table
 from deltakit_cli.progress import Meter, progress
 from deltakit_cli.records import count
 
@@ -46,8 +46,7 @@ def show_report(report: Report, adapters: int) -> None:
     if report.kept:
         how = "kept whole" if extracted else "kept whole, merged by the same weights"
         say_wrapped(f"{how}: {count(len(report.kept), 'tensor')}")
-    for text in report.notes:
-        note(f"note: {text}")
+    notes(report.notes)
 
 
 def _row(check: ModuleCheck) -> list[str]:

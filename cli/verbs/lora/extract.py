@@ -9,7 +9,7 @@ import typer
 
 from deltakit_cli.figures import size
 from deltakit_cli.options import Json
-from deltakit_cli.output import emit, note, say, table
+from deltakit_cli.output import emit, notes, say, table
 from deltakit_cli.progress import progress
 from deltakit_cli.verbs.lora._options import Dtype, Energy, Out, Overwrite, Rank
 from deltakit_cli.verbs.lora._report import show_report
@@ -97,6 +97,5 @@ def show_extraction(plan: Extraction) -> None:
     for found in worst[:3]:
         kept = found.kept(plan.ranks[found.name]) / found.energy
         say(f"worst {found.module}: rank {plan.ranks[found.name]} keeps {kept:.1%}")
-    for text in plan.notes:
-        note(f"note: {text}")
+    notes(plan.notes)
     say("nothing was written (--dry-run)")
