@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from deltakit_cli import verbs
 from deltakit_cli.output import flush, note, printable, say, shorten
+from deltakit_cli.stopping import exit_code, stop_as_ctrl_c
 
 PANELS = ["Store", "Merge", "Look"]  # the order of the help; a heading not named here comes last
 FIRST = ["init", "base", "add"]  # verbs in the order they are met; the others by name
@@ -77,9 +78,9 @@ class Front(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             note(INTERRUPTED)
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_code(stop)) from None
         except Exception as error:
             if hasattr(error, "show") or ctx.params.get("debug"):
                 raise  # a usage error, which the library shows; or the traceback that was asked for
@@ -184,12 +185,13 @@ def main(args: list[str] | None = None) -> None:
         given.insert(0, "--debug")
     verb = next((word for word in given if not word.startswith("-")), None)
     try:
+        stop_as_ctrl_c()
         # Only the verb that is called is imported; help and a mistyped verb need all of them.
         app = build([verb] if verb in verb_names() else None)
         app(args=given, prog_name="deltakit")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         note(INTERRUPTED)
-        sys.exit(130)
+        sys.exit(exit_code(stop))
     finally:
         flush()
 

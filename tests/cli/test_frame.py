@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -138,6 +139,22 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path):
     assert process.returncode == 0
 
 
+def verb_of(*body: str) -> list[str]:
+    """Return lines of Python that run the command with one verb, of these lines."""
+    return [
+        "import os, time, typer",
+        "from pathlib import Path",
+        "from deltakit_cli import main, output",
+        "app = main.build([])",
+        "app.command('other')(lambda: None)",
+        "@app.command('do')",
+        "def do():",
+        *("    " + line for line in body),
+        "main.build = lambda verbs: app",
+        "main.main(['do'])",
+    ]
+
+
 def broken_pipe() -> io.TextIOWrapper:
     """Return the writing end of a pipe that nobody reads."""
     ours, theirs = os.pipe()
@@ -161,21 +178,13 @@ def into_a_closed_pipe(*lines: str, cwd: Path, errors: bool) -> subprocess.Compl
 def test_an_exit_code_is_kept_where_nobody_reads_what_is_told(tmp_path: Path):
     code = 'from deltakit_cli.main import main; main(["strategies", "nope"])'
     assert into_a_closed_pipe(code, cwd=tmp_path, errors=True).returncode == 1
-    told = (
-        "import typer",
-        "from deltakit_cli import main, output",
+    look = (
         "def render():",
         "    for _ in range(9999): output.say('a finding')",
-        "app = main.build([])",
-        "@app.command('look')",
-        "def look():",
-        "    output.emit({}, render, False)",
-        "    raise typer.Exit(3)",
-        "main.build = lambda verbs: app",
-        "app.command('other')(lambda: None)",
-        "main.main(['look'])",
+        "output.emit({}, render, False)",
+        "raise typer.Exit(3)",
     )
-    done = into_a_closed_pipe(*told, cwd=tmp_path, errors=False)
+    done = into_a_closed_pipe(*verb_of(*look), cwd=tmp_path, errors=False)
     assert (done.returncode, done.stderr) == (3, "")
 
 
@@ -197,6 +206,29 @@ def test_a_closed_stream_is_told_nothing(closed: int, verb: str, code: int, tmp_
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == code
     assert b"Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_leaves_nothing_half_written(number: signal.Signals, code: int, tmp_path: Path):
+    work = verb_of(
+        "from deltakit.tensors.new_folder import new_folder",
+        "with new_folder(Path('out')) as folder:",
+        "    (folder / 'weights').write_bytes(bytes(9))",
+        f"    os.kill(os.getpid(), {int(number)})",
+        "    time.sleep(60)",
+    )
+    command = [sys.executable, "-c", "\n".join(work)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, f"{frame.INTERRUPTED}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_was_ignored_is_ignored(tmp_path: Path):
+    work = verb_of(f"os.kill(os.getpid(), {int(signal.SIGHUP)})", "output.say('done')")
+    lines = ["import signal", "signal.signal(signal.SIGHUP, signal.SIG_IGN)", *work]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n")
 
 
 def test_help_shows_every_verb_once_under_its_panel(tmp_path: Path):
