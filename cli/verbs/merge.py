@@ -72,9 +72,11 @@ def command(
     deltakit merge --recipe recipe.yaml --out merged
     """
     from deltakit.engine import Limits
-    from deltakit.merging import plan_merge
+    from deltakit.merging import check_execution, plan_merge
     from deltakit.sizes import parse_size
 
+    if dry_run and save_recipe is not None:
+        raise typer.BadParameter("--dry-run writes nothing, and so no --save-recipe")
     limits = Limits(threads, block_size, None if memory is None else parse_size(memory))
     given = [name for key, name in options.FIXED.items() if is_given(ctx, key)]
     if onto is not None or without:
@@ -127,9 +129,18 @@ def command(
         )
     if save_recipe is not None:
         plan.recipe.write(save_recipe)
-        note(f"wrote {save_recipe}; merge it: deltakit merge --recipe {save_recipe}")
+        told = f"wrote {save_recipe}; merge it: deltakit merge --recipe {save_recipe}"
+        emit({"saved": save_recipe}, lambda: note(told), as_json)
         return
     if dry_run:
+        check_execution(
+            plan,
+            out,
+            overwrite=overwrite,
+            device=device,
+            resume=resume,
+            allow_nonfinite=allow_nonfinite,
+        )
         emit(plan_data(plan, out), lambda: show_plan(plan, out), as_json)
         return
     from deltakit.engine import execute

@@ -46,6 +46,30 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(here):
     assert sorted(here.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--out", "c"), "the output exists already"),
+        (("--out", "c", "--overwrite"), "not ours to replace"),
+        (("--out", "a", "--overwrite"), "the output would replace an input"),
+        (("--device", "tpu"), "no such device"),
+        (("--keep-state", "--resume"), "--resume"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_merge_would(words, message, here):
+    for also in ((), ("--dry-run",)):
+        done = deltakit(*AB, "-s", "ties", *words, *also)
+        assert done.exit_code == 1, done.output
+        assert message in done.stderr
+        assert not done.stdout
+
+
+def test_a_dry_run_saves_no_recipe(here):
+    done = deltakit(*AB, "-s", "ties", "--dry-run", "--save-recipe", "r.yaml")
+    assert done.exit_code == 2
+    assert not (here / "r.yaml").exists()
+
+
 def test_a_dry_run_as_json_holds_the_same(here):
     plan = json.loads(deltakit(*AB, "-s", "ties", "--dry-run", "--json").stdout)
     assert plan["recipe"]["strategy"] == "ties"
