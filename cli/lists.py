@@ -31,6 +31,8 @@ def settings(given: Sequence[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set {text}: expected KEY=VALUE")
+        if key in found:
+            raise typer.BadParameter(f"--set {key} is given twice")
         found[key] = value
     return found
 
@@ -59,6 +61,9 @@ def with_density(mask: str | None, density: float | None) -> str | None:
         return mask
     if mask is None:
         raise typer.BadParameter("--density goes with --mask; a strategy's is --set density=..")
+    given = mask.partition(":")[2]
+    if any(part.partition("=")[0].strip() == "density" for part in given.split(",")):
+        raise typer.BadParameter(f"density is given twice: in --mask {mask} and by --density")
     return f"{mask}{',' if ':' in mask else ':'}density={density}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deltakit_cli.added_mask import choose_mask
 from deltakit_cli.figures import seconds
 from deltakit_cli.options import Json, StorePath
 from deltakit_cli.output import emit, fields, notes
@@ -15,9 +16,7 @@ from deltakit_cli.progress import progress
 from deltakit_cli.records import task_data, task_fields
 
 if TYPE_CHECKING:
-    from deltakit.mask import Mask
     from deltakit.store import TaskRecord
-    from deltakit.store.made_mask import MaskPlan
 
 PANEL = "Store"
 
@@ -35,7 +34,10 @@ def command(
     ] = None,
     mask: Annotated[
         str | None,
-        typer.Option(metavar="NAME[:KEY=VALUE,..]|FILE", help="Which entries to keep."),
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,..]|FILE",
+            help="Which entries to keep: see deltakit strategies.",
+        ),
     ] = None,
     p: Annotated[float | None, typer.Option("--p", help="sotu: the share to drop.")] = None,
     density: Annotated[float | None, typer.Option(help="The share to keep instead.")] = None,
@@ -75,13 +77,9 @@ def command(
     from deltakit.store import Store
     from deltakit.tensors.checkpoint import Checkpoint
 
-    if (mask is None or Path(mask).exists()) and not (p is None and density is None):
-        raise typer.BadParameter("--p and --density go with --mask NAME")
-    if mask != "sotu" and p is not None:
-        raise typer.BadParameter("--p goes with --mask sotu")
     opened = Store.open(store)
     dtype = None if values_dtype is None else parse_dtype(values_dtype)
-    chosen = choose_mask(task, mask, p, density, seed or 0)
+    chosen = choose_mask(task, mask, p, density, seed)
     tuned = Checkpoint.open(model)
     total = 2 * sum(info.nbytes for info in tuned.infos.values())
     tuned.close()
@@ -134,49 +132,3 @@ def _note_left_out(record: TaskRecord) -> None:
     left_out = record.provenance.get("left_out")
     if left_out:
         notes([f"files of the folder that are not kept: {left_out}"])
-
-
-def choose_mask(
-    task: str, mask: str | None, p: float | None, density: float | None, seed: int
-) -> Mask | MaskPlan | None:
-    """Return the mask that the options describe."""
-    from deltakit.errors import BadValue, NotFound, nearest
-    from deltakit.mask import Mask
-    from deltakit.ops import kept_density
-    from deltakit.recipe import Piece
-    from deltakit.store.made_mask import MaskPlan
-    from deltakit.strategies import masks
-
-    if mask is None:
-        return None
-    known = [name for name in masks.names() if name != "random"]  # which is sotu
-    if mask.partition(":")[0] in known:
-        piece = Piece.parse(mask)
-        settings = (
-            dict(piece.settings) if density is None else {**piece.settings, "density": density}
-        )
-        if piece.name == "magnitude" and "density" not in settings:
-            raise typer.BadParameter("--mask magnitude needs --density")
-        return MaskPlan(piece.name, settings, seed)
-    if mask == "sotu":
-        if (p is None) == (density is None):
-            raise typer.BadParameter("--mask sotu needs either --p or --density, and not both")
-        if p is not None:
-            if not 0.0 <= p < 1.0:
-                raise BadValue(
-                    "the drop rate is outside [0, 1)",
-                    where="--p",
-                    got=f"{p:g}",
-                    remedy="drop less than everything, as --p 0.9",
-                )
-            density = kept_density(p)
-        assert density is not None
-        return Mask.random(density, seed, task)
-    if not Path(mask).exists():
-        close = nearest(mask, ["sotu", *known])
-        raise NotFound(
-            f"no mask {mask!r}",
-            expected=f"sotu, {', '.join(known)}, or a mask's file",
-            remedy=f"did you mean {close!r}?" if close else "check the path",
-        )
-    return Mask.open(mask)

@@ -144,6 +144,8 @@ def test_what_a_recipe_fixes_is_not_given_beside_it(option, here):
         (),
         ("./a", "--base", "./base"),
         ("./a", "-s", "ties", "--recipe", "x"),
+        (*AB, "-s", "ties", "--set", "density=.1", "--set", "density=.2"),
+        (*AB, "-s", "ties", "--mask", "magnitude:density=.1", "--density", ".2"),
         ("./a", "--base", "./base", "-s", "ties", "--set", "density"),
         ("./a", "--base", "./base", "-s", "ties", "--weights", "one"),
     ],

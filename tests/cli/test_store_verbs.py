@@ -107,6 +107,23 @@ def test_a_mask_may_be_any_that_a_merge_takes(here: Path, mask: str):
     assert ("seed" in made) == (mask not in ("nm", "outliers"))
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        ["sotu", "--p", "0.9"],
+        ["sotu:p=0.9"],
+        ["sotu:density=0.1"],
+        ["random:density=0.1"],
+        ["random", "--density", "0.1"],
+    ],
+)
+def test_a_random_mask_is_the_same_however_it_is_written(here: Path, mask: list[str]):
+    Path("sotu").mkdir()  # a folder of a mask's name is no mask
+    printed("add", "x", "--base", "tiny", "--model", "a", "--mask", *mask, "--seed", "3")
+    made = Store.open().task("x").provenance
+    assert (made["mask"], made["density"], made["seed"]) == ("random", "0.1", "3")
+
+
 def test_a_mask_that_needs_other_tasks_or_rescales_is_refused(here: Path):
     for mask, words in [
         ("disjoint", "depends on other tasks"),
@@ -126,7 +143,13 @@ def test_a_mask_may_be_a_file(here: Path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--p", "0.9"], "--p and --density go with"),
+        (["--p", "0.9"], "--p goes with --mask NAME"),
+        (["--p", "0.9", "--density", "0.1"], "--p and --density go with --mask NAME"),
+        (["--seed", "7"], "--seed goes with --mask NAME"),
+        (["--seed", "7", "--lossless"], "--seed goes with --mask NAME"),
+        (["--mask", "nm", "--seed", "7"], "a mask that draws, and nm does not"),
+        (["--mask", "magnitude:density=.1", "--density", ".5"], "density is given twice"),
+        (["--mask", "sotu:p=.9", "--p", ".9"], "p is given twice"),
         (["--mask", "magnitude", "--density", ".1", "--p", ".9"], "--p goes with"),
         (["--mask", "magnitude"], "needs --density"),
         (["--mask", "sotu"], "needs either --p or --density"),
@@ -143,11 +166,14 @@ def test_options_that_do_not_go_together_are_a_usage_error(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--mask", "sotu", "--p", "1"], "the drop rate is outside [0, 1)"),
+        (["--mask", "sotu", "--p", "1"], "p is outside [0, 1)"),
         (["--mask", "sotu", "--density", "0"], "density is outside (0, 1]"),
         (["--mask", "magnitude", "--density", "1.5"], "density is outside (0, 1]"),
         (["--mask", "magnitud"], "did you mean 'magnitude'?"),
         (["--mask", "magnitude", "--density", "1", "--lossless"], "leave out --lossless"),
+        (["--mask", "sotu:p=auto"], "give a number"),
+        (["--mask", "random:density=.1,rescale=inverse"], "keeps the values as they are"),
+        (["--mask", "sotu", "--p", "0.9", "--seed", "-1"], "the seed is not an integer"),
         (["--values-dtype", "int4"], "unknown dtype 'int4'"),
         (["--importance", "none.safetensors"], "none.safetensors"),
     ],
