@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltakit_cli.figures import fraction
-from deltakit_cli.options import Json, StorePath, hashing
+from deltakit_cli.options import Json, StorePath, hashing, is_given
 from deltakit_cli.output import emit, say, table
 from deltakit_cli.records import task_data
 
@@ -22,6 +22,7 @@ KINDS = ["first", "second", "mixed", "fisher", "delta", "gram"]
 
 
 def command(
+    ctx: typer.Context,
     task: Annotated[
         str, typer.Argument(metavar="TASK|PATH", help="A task of the store, or a model's folder.")
     ],
@@ -73,7 +74,11 @@ def command(
         raise typer.BadParameter("--units goes with --kind first, second, mixed or fisher")
     if window is not None and kind in ("delta", "gram", "fisher"):
         raise typer.BadParameter("--window goes with --kind first, second or mixed")
+    if model is not None and data is None:
+        raise typer.BadParameter("--model goes with --data")
     if os.sep in task or task in (".", ".."):
+        if is_given(ctx, "store"):
+            raise typer.BadParameter("--store goes with a TASK; the map of a PATH goes to --out")
         _of_path(Path(task), data, model, kind, units, window, base, out, as_json)
         return
     if out is not None or base is not None:
@@ -143,6 +148,7 @@ def _of_path(
         raise typer.BadParameter("--model goes with a TASK; the PATH is the model")
     if data is None and base is None:
         raise typer.BadParameter("without --data, a PATH needs --base PATH")
+    _check_out(out)
     source = None if base is None else Checkpoint.open(base)
     name = path.resolve().name
     if data is not None:
@@ -158,6 +164,22 @@ def _of_path(
         _show(found)
 
     emit({"out": out, "kind": kind, "scores": len(found)}, render, as_json)
+
+
+def _check_out(out: Path) -> None:
+    """Raise where a map cannot be written, before it is measured."""
+    from deltakit.errors import AlreadyThere, NotFound
+
+    if out.exists():
+        raise AlreadyThere(
+            "the file exists already", where=str(out), remedy="name another --out, or delete it"
+        )
+    if not out.absolute().parent.is_dir():
+        raise NotFound(
+            "there is no such folder to write to",
+            where=str(out.parent),
+            remedy="make it first, or name another --out",
+        )
 
 
 def _measure(

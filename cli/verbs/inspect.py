@@ -52,6 +52,8 @@ def command(
 
     deltakit inspect ./lora-a ./lora-b
     """
+    if fast and base is not None:
+        raise typer.BadParameter("--fast reads headers alone, and so no --base")
     found = store_if_any(store)
     if fast:
         headers = [_read_header(name, found) for name in tasks]

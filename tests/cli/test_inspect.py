@@ -143,6 +143,10 @@ def test_what_cannot_be_inspected_is_refused(folder: Path, line: str, words: str
     assert words in done.stderr
 
 
+def test_fast_takes_no_base(folder: Path):
+    assert run(folder, "./sms --fast --base /nope").exit_code == 2
+
+
 def test_an_importance_map_is_not_a_task(folder: Path, tmp_path: Path):
     path = tmp_path / "importance.safetensors"
     ImportanceMap({"w": torch.tensor(0.5)}, task="trec").save(path)

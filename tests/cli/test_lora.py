@@ -90,6 +90,21 @@ def test_resize_tells_what_it_loses(here):
     assert deltakit("lora", "resize", "a").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--to", "kohya", "--base", "/nope", "-o", "k.safetensors"), "--base goes with"),
+        (("--to", "peft", "--base", "/nope", "-o", "m"), "--base goes with"),
+        (("--to", "peft", "--scope", "lora_te", "-o", "m"), "--scope goes with"),
+        (("--to", "other", "-o", "m"), "expected peft or kohya"),
+    ],
+)
+def test_convert_passes_over_no_option(here, words, told):
+    done = deltakit("lora", "convert", "a", *words)
+    assert done.exit_code == 2
+    assert told in done.stderr
+
+
 def test_convert_there_and_back(here):
     lora("convert", "a", "--to", "kohya", "-o", "k.safetensors")
     lora("convert", "k.safetensors", "--to", "peft", "--base", "base", "-o", "m")

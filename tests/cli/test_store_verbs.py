@@ -333,6 +333,8 @@ def test_importance_of_a_path_is_a_file(here: Path):
         (["x", "--kind", "fisher"], "needs --data"),
         (["x", "--kind", "delta", "--data", "y"], "takes no --data"),
         (["x", "--data", "y"], "needs --model"),
+        (["x", "--model", "./nowhere"], "--model goes with --data"),
+        (["./a", "--base", "base", "--out", "y", "--store", "."], "--store goes with a TASK"),
         (["x", "--kind", "delta", "--units", "row"], "--units goes with --kind first"),
         (["x", "--kind", "delta", "--window", "all"], "--window goes with --kind first"),
     ],
@@ -340,6 +342,22 @@ def test_importance_of_a_path_is_a_file(here: Path):
 def test_importance_says_what_is_missing(here: Path, options: list[str], words: str):
     printed("add", "x", "--base", "tiny", "--model", "a")
     assert words in misused("importance", *options)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("there", "exists already"), ("no/map", "no such folder")]
+)
+def test_where_a_map_goes_is_checked_before_it_is_measured(here: Path, out: str, words: str):
+    Path("there").write_text("mine")
+    told = refused("importance", "./a", "--data", "unread.jsonl", "--out", out)
+    assert words in told
+    assert "remedy" in told
+    assert Path("there").read_text() == "mine"
+
+
+def test_the_store_of_the_environment_is_no_option(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DELTAKIT_STORE", os.fspath(here))
+    printed("importance", "./a", "--base", "base", "--out", "a.safetensors")
 
 
 def test_an_unknown_kind_of_importance_is_refused(here: Path):

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from deltakit_cli.options import Json, StorePath, store_if_any
+from deltakit_cli.options import Json, StorePath, is_given, store_if_any
 from deltakit_cli.output import emit, say
 from deltakit_cli.verbs.lora._options import One
 
 
 def command(
+    ctx: typer.Context,
     adapter: One,
     to: Annotated[str, typer.Option(metavar="peft|kohya", help="What to write.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder, or kohya file, to write.")],
@@ -33,21 +34,25 @@ def command(
     from deltakit.members import open_members
     from deltakit.tensors.checkpoint import Checkpoint
 
+    if to not in ("peft", "kohya"):
+        raise typer.BadParameter(f"--to {to}: expected peft or kohya")
+    if to == "kohya" and base is not None:
+        raise typer.BadParameter("--base goes with --to peft")
+    if to == "peft" and is_given(ctx, "scope"):
+        raise typer.BadParameter("--scope goes with --to kohya")
     member = open_members([adapter], store=store_if_any(store))[0]
     opened = member.adapter
     if to == "kohya":
         write_kohya(opened, out, scope=scope)
-    elif to == "peft":
-        if opened.flat:
-            if base is None:
-                raise typer.BadParameter(
-                    "kohya's names have lost their dots: --base PATH is needed"
-                )
+    else:
+        if opened.flat and base is None:
+            raise typer.BadParameter("kohya's names have lost their dots: --base PATH is needed")
+        if base is not None:
+            if not opened.flat:
+                raise typer.BadParameter("--base goes with a kohya file; a PEFT folder needs none")
             names = Checkpoint.open(base).infos
             opened = dotted(opened, [n.removesuffix(".weight") for n in names])
         merge_adapters([dataclasses.replace(member, adapter=opened)], "cat", out)
-    else:
-        raise typer.BadParameter(f"--to {to}: expected peft or kohya")
     emit(
         {"out": out, "modules": len(opened.parts)},
         lambda: say(f"wrote {len(opened.parts)} modules to {out}"),
