@@ -25,13 +25,20 @@ AllowCode = Annotated[
 
 def open_recipe(path: Path) -> Recipe:
     """Return the recipe of a file, mergekit's too, or the one in a merged folder."""
-    from deltakit.errors import DeltakitError
+    from deltakit.errors import DeltakitError, NotFound
     from deltakit.mergekit import is_mergekit, translate
     from deltakit.recipe import Recipe
     from deltakit.recipe.text import read_data
     from deltakit.tensors.sidecars import RECIPE_NAME
 
     file = path / RECIPE_NAME if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise NotFound(
+            "the folder holds no recipe",
+            where=str(path),
+            expected=f"{RECIPE_NAME}, which deltakit merge writes",
+            remedy="name a recipe's file, or the folder of a merged model",
+        )
     data = read_data(file)
     try:
         if not is_mergekit(data):

@@ -128,10 +128,12 @@ def locate(name: str, store: Store | None = None) -> Place:
         raise NotFound("no such model or delta", where=given, remedy="check the path")
     known = store.tasks() if store is not None else []
     close = nearest(given, known)
+    no_store = f"give a path, as ./{given}, or make a store: deltakit init"
+    remedy = "see: deltakit ls" if store is not None else no_store
     raise UnknownName(
         f"{given!r} is neither a task nor a path",
         where=str(store.folder) if store is not None else "no store here or in a folder above",
-        remedy=f"did you mean {close!r}?" if close else "see: deltakit ls",
+        remedy=f"did you mean {close!r}?" if close else remedy,
     )
 
 

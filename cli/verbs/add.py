@@ -74,9 +74,17 @@ def command(
         missing = "--base NAME" if base is None else "--model PATH"
         raise typer.BadParameter(f"{missing} is missing; or give --adapter PATH")
     from deltakit.dtypes import parse_dtype
+    from deltakit.errors import BadFile
+    from deltakit.lora import is_adapter
     from deltakit.store import Store
     from deltakit.tensors.checkpoint import Checkpoint
 
+    if is_adapter(model):
+        raise BadFile(
+            "this is a LoRA adapter, and --model takes a full model",
+            where=str(model),
+            remedy=f"keep it as it is: deltakit add {task} --base {base} --adapter {model}",
+        )
     opened = Store.open(store)
     dtype = None if values_dtype is None else parse_dtype(values_dtype)
     chosen = choose_mask(task, mask, p, density, seed)

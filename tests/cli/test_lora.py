@@ -105,6 +105,14 @@ def test_convert_passes_over_no_option(here, words, told):
     assert told in done.stderr
 
 
+def test_convert_replaces_nothing(here):
+    for words in (("--to", "peft", "-o", "b"), ("--to", "kohya", "-o", "b")):
+        done = deltakit("lora", "convert", "a", *words)
+        assert done.exit_code == 1
+        assert "the output exists already" in done.stderr
+        assert "--overwrite" not in done.stderr
+
+
 def test_convert_there_and_back(here):
     lora("convert", "a", "--to", "kohya", "-o", "k.safetensors")
     lora("convert", "k.safetensors", "--to", "peft", "--base", "base", "-o", "m")

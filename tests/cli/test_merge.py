@@ -103,6 +103,8 @@ def test_a_recipe_is_merged_again_to_the_same_bytes(here):
         (("./a", "--base", "./base", "-s", "ties", "--memory", "lots"), "not a size"),
         (("./a", "--base", "./base", "-s", "ties", "--store", "x"), "there is no store"),
         (("--recipe", "none.json"), "does not exist"),
+        (("--recipe", "base"), "name a recipe's file"),
+        (("trec", "-s", "ties"), "deltakit init"),
     ],
 )
 def test_bad_input_exits_with_one_message_and_nothing_written(words, message, here):

@@ -186,7 +186,8 @@ def test_values_out_of_range_are_refused(here: Path, options: list[str], words: 
 def test_an_adapter_is_refused_with_what_to_do(here: Path):
     (here / "lora").mkdir()
     (here / "lora" / "adapter_config.json").write_text("{}")
-    assert "lora bake" in refused("add", "x", "--base", "tiny", "--model", "lora")
+    told = refused("add", "x", "--base", "tiny", "--model", "lora")
+    assert "deltakit add x --base tiny --adapter lora" in told
 
 
 def test_a_task_that_exists_is_refused(here: Path):

@@ -29,6 +29,7 @@ def command(
 
     deltakit lora convert ./style.safetensors --to peft --base ./unet --out ./style
     """
+    from deltakit.errors import AlreadyThere
     from deltakit.lora.kohya import dotted, write_kohya
     from deltakit.lora.merge import merge_adapters
     from deltakit.members import open_members
@@ -40,6 +41,12 @@ def command(
         raise typer.BadParameter("--base goes with --to peft")
     if to == "peft" and is_given(ctx, "scope"):
         raise typer.BadParameter("--scope goes with --to kohya")
+    if out.exists():
+        raise AlreadyThere(
+            "the output exists already",
+            where=str(out),
+            remedy="choose another --out, or delete it yourself",
+        )
     member = open_members([adapter], store=store_if_any(store))[0]
     opened = member.adapter
     if to == "kohya":
