@@ -96,15 +96,31 @@ def emit(data: Any, render: Callable[[], None], as_json: bool) -> None:
     """Print `data` as one JSON document, or let `render` print it for a reader.
 
     data: dicts, lists, numbers, strings, dataclasses, msgspec structs, paths. Keys of a dict are
-    sorted, fields keep their order; infinities and NaN become null.
+    sorted, fields keep their order; infinities and NaN become null, a byte of a path that is not
+    UTF-8 becomes a backslash, udc and its two digits.
     """
     if not as_json:
         render()
         return
     import msgspec
 
-    raw = msgspec.json.encode(data, enc_hook=_plain, order="deterministic")
+    try:
+        raw = msgspec.json.encode(data, enc_hook=_plain, order="deterministic")
+    except UnicodeEncodeError:  # a path whose bytes are no UTF-8
+        plain = _encodable(msgspec.to_builtins(data, enc_hook=_plain))
+        raw = msgspec.json.encode(plain, order="deterministic")
     _put(_escaped(msgspec.json.format(raw, indent=2).decode()))
+
+
+def _encodable(value: Any) -> Any:
+    """Return plain data whose texts are UTF-8, what is none in them spelled out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list | tuple):
+        return [_encodable(each) for each in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(each) for key, each in value.items()}
+    return value
 
 
 def _escaped(text: str) -> str:

@@ -61,6 +61,8 @@ def resolve(
     found = [locate(name, store) for name in names]
     model, table = _base(found, base, store)
     stored = [place.importance for place in found]
+    for path in importance:
+        refuse_undecodable(f"{path}")
     maps = [Path(path) for path in importance] if importance else stored
     experts = [
         Expert(place.label, open_source(place.path), found_map)
@@ -113,6 +115,7 @@ class Place:
 
 def locate(name: str, store: Store | None = None) -> Place:
     """Return what a name stands for; `resolve` says how it is read, and what is raised."""
+    refuse_undecodable(name)
     label, equals, rest = name.partition("=")
     given = rest if equals and os.sep not in label else name
     is_path = os.sep in given or given in (".", "..") or given.endswith(".safetensors")
@@ -135,6 +138,18 @@ def locate(name: str, store: Store | None = None) -> Place:
         where=str(store.folder) if store is not None else "no store here or in a folder above",
         remedy=f"did you mean {close!r}?" if close else remedy,
     )
+
+
+def refuse_undecodable(name: str) -> None:
+    """Raise BadValue for a path that no recipe can hold, as recipes are UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BadValue(
+            "the path is not UTF-8, and so no recipe can name it",
+            where=name,
+            remedy="rename it, or give a link to it of another name",
+        ) from None
 
 
 def _label(path: Path) -> str:
@@ -160,6 +175,7 @@ def _base(
     found: Sequence[Place], base: str | None, store: Store | None
 ) -> tuple[Checkpoint, ModelTable | None]:
     if base is not None:
+        refuse_undecodable(base)
         if store is not None and os.sep not in base and base in store.bases():
             return store.open_base(base)
         return Checkpoint.open(base), None

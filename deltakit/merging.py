@@ -13,7 +13,7 @@ from deltakit.engine.device import Device
 from deltakit.engine.folder import check_target
 from deltakit.engine.keeping import check_allowed
 from deltakit.errors import BadValue
-from deltakit.experts import Resolved, reopen, resolve
+from deltakit.experts import Resolved, refuse_undecodable, reopen, resolve
 from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Rule, Task
 from deltakit.store import Store
 from deltakit.tensors.files import LOCAL
@@ -184,7 +184,7 @@ def check_importance(recipe: Recipe, maps: Sequence[str | Path]) -> None:
 def recipe_tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:
     """Return what a recipe says of opened experts and their weights, each 1 where none is given.
 
-    Raises BadValue for another number of weights.
+    Raises BadValue for another number of weights, and for a path that is not UTF-8.
     """
     if weights and len(weights) != len(found.experts):
         raise BadValue(
@@ -192,6 +192,8 @@ def recipe_tasks(found: Resolved, weights: Sequence[float]) -> list[Task]:
             expected=f"{len(found.experts)} weights",
             got=f"{len(weights)}",
         )
+    for path in (str(found.base.path), *found.paths):
+        refuse_undecodable(path)  # a store may lie in a folder of such a name
     weights = weights or [1.0] * len(found.experts)
     return [
         Task(e.name, path, weight, None if e.importance is None else str(e.importance))

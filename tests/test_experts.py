@@ -89,6 +89,17 @@ def test_an_unknown_task_gets_the_nearest(store):
         resolve(["losless"], store=store)
 
 
+def test_a_path_that_no_recipe_can_hold_is_refused(models):
+    (models / "ft-\udce9").symlink_to(models / "a")
+    for named in (["./ft-\udce9"], ["x=./ft-\udce9"]):
+        with pytest.raises(BadValue, match="not UTF-8"):
+            resolve(named, base="./base")
+    with pytest.raises(BadValue, match="not UTF-8"):
+        resolve(["./a"], base="./ft-\udce9")
+    with pytest.raises(BadValue, match="not UTF-8"):
+        resolve(["./a"], base="./base", importance=["./map-\udce9"])
+
+
 def test_maps_must_be_as_many_as_tasks():
     with pytest.raises(BadValue, match="importance map goes with each task"):
         resolve(["./a", "./b"], base="./base", importance=["x"])

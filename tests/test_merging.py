@@ -107,6 +107,14 @@ def test_a_recipe_replays_whatever_its_folders_are_called_and_whoever_has_maps(m
     assert first == second
 
 
+def test_a_store_whose_path_no_recipe_can_hold_is_refused(models, tmp_path):
+    store = Store.init(tmp_path / "store-\udce9")
+    store.add_base("tiny", models / "base")
+    store.add("a", "tiny", models / "a")
+    with pytest.raises(BadValue, match="not UTF-8"):
+        merge(["a"], "ties", tmp_path / "out", store=store)
+
+
 def test_maps_given_to_a_strategy_without_use_for_them_are_refused(models, tmp_path):
     options = {"base": str(models / "base"), "importance": ["x", "y", "z"]}
     with pytest.raises(BadValue, match="ties uses no importance maps"):

@@ -278,6 +278,14 @@ def test_json_is_one_document_with_sorted_keys(capsys: pytest.CaptureFixture[str
     assert printed.index('"a"') < printed.index('"b"')
 
 
+def test_json_holds_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]):
+    item = Item("a\udce9", Path("/x\udce9"), float("inf"))
+    output.emit({"a\udce9": [item]}, lambda: None, as_json=True)
+    spelled = r"a\udce9"
+    expected = {spelled: [{"name": spelled, "path": r"/x\udce9", "share": None}]}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
 def test_without_json_the_data_is_rendered(capsys: pytest.CaptureFixture[str]):
     output.emit({}, lambda: output.say("for a reader"), as_json=False)
     assert capsys.readouterr().out == "for a reader\n"
