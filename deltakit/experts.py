@@ -117,7 +117,14 @@ def locate(name: str, store: Store | None = None) -> Place:
     """Return what a name stands for; `resolve` says how it is read, and what is raised."""
     refuse_undecodable(name)
     label, equals, rest = name.partition("=")
-    given = rest if equals and os.sep not in label else name
+    named = equals != "" and os.sep not in label
+    given = rest if named else name
+    if not given or (named and not label):
+        raise BadValue(
+            f"{'the path' if label else 'the name of a task'} is empty",
+            got=name or "''",
+            remedy="write NAME=PATH, or the path alone",
+        )
     is_path = os.sep in given or given in (".", "..") or given.endswith(".safetensors")
     if not is_path and store is not None and given in store.tasks():
         task = store.task(given)

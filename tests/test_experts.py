@@ -100,6 +100,12 @@ def test_a_path_that_no_recipe_can_hold_is_refused(models):
         resolve(["./a"], base="./base", importance=["./map-\udce9"])
 
 
+@pytest.mark.parametrize("name", ["=./a", "=a", "x=", "", "="])
+def test_an_empty_name_or_path_is_refused(name):
+    with pytest.raises(BadValue, match="is empty"):
+        resolve([name], base="./base")
+
+
 def test_maps_must_be_as_many_as_tasks():
     with pytest.raises(BadValue, match="importance map goes with each task"):
         resolve(["./a", "./b"], base="./base", importance=["x"])
