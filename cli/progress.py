@@ -32,13 +32,15 @@ class Meter:
         self._stream, self._clock = stream, clock
         self._bar: Bar | None = None
         self._lines = not is_terminal(stream)
-        self._due = clock() + (LINES_AFTER if self._lines else BAR_AFTER)
+        self._due: float | None = None  # of the first word; counted from the first bytes
         self._lock = threading.Lock()
 
     def advance(self, name: str, nbytes: int) -> None:
         """Count `nbytes` more, of the tensor `name`."""
         with self._lock:
             self.done += nbytes
+            if self._due is None:
+                self._due = self._clock() + (LINES_AFTER if self._lines else BAR_AFTER)
             if self._bar is not None:
                 self._bar.move(self.done, name)
             elif self._clock() >= self._due:

@@ -350,6 +350,16 @@ class Clock:
         return self.now
 
 
+def test_what_comes_before_the_first_bytes_is_not_counted():
+    clock, stream = Clock(), io.StringIO()
+    with Meter("merge", 100, stream, clock) as meter:
+        clock.now = 9.0  # a library was imported
+        meter.advance("w", 50)
+        clock.now = 10.9
+        meter.advance("w", 50)
+    assert stream.getvalue() == ""
+
+
 def test_short_work_shows_no_progress():
     clock, stream = Clock(), io.StringIO()
     with Meter("merge", 100, stream, clock) as meter:
@@ -391,6 +401,7 @@ def test_the_bar_is_gone_after_an_error(monkeypatch: pytest.MonkeyPatch):
 
     def fail_midway() -> None:
         with meter:
+            meter.advance("layers.2.mlp", 10)
             clock.now = 1.5
             meter.advance("layers.3.mlp", 50)
             raise BadValue("x")
