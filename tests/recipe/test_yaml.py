@@ -36,6 +36,7 @@ def test_what_is_written_is_read_back_here_and_by_other_readers(value):
         ("5.", 5.0),
         (".5", 0.5),
         ("+3", 3),
+        ("9223372036854775807", 2**63 - 1),
         ("-0.25E+2", -25.0),
         ("no", "no"),
         ("on", "on"),
@@ -148,6 +149,13 @@ def test_yaml_and_json_of_a_recipe_are_one_recipe_before_and_after_checking(tmp_
             assert found == recipe
             assert found.encode() == recipe.encode()
     assert Recipe.read(tmp_path / "given.yaml").checked().encode() == RECIPE.checked().encode()
+
+
+def test_the_largest_seed_is_read_back(tmp_path):
+    recipe = Recipe(base="b", tasks=[Task("a", "./a")], strategy="dare", seed=2**63 - 1)
+    for name in ("r.yaml", "r.json"):
+        recipe.write(tmp_path / name)
+        assert Recipe.read(tmp_path / name).seed == recipe.seed
 
 
 def test_what_the_name_does_not_tell_is_told_by_the_first_character(tmp_path):
