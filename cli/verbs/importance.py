@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deltakit_cli.figures import fraction
+from deltakit_cli.maps import map_data, show_map
 from deltakit_cli.options import Json, StorePath, hashing, is_given
-from deltakit_cli.output import emit, say, table
+from deltakit_cli.output import emit, say
 from deltakit_cli.records import task_data
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ def _of_task(
 
     def render() -> None:
         say(f"{task} has a {kind} importance map now (revision {new.revision})")
-        _show(found)
+        show_map(found)
 
-    emit({**task_data(new), "scores": len(found)}, render, as_json)
+    emit({**task_data(new), **map_data(found, kind)}, render, as_json)
 
 
 def _of_path(
@@ -161,9 +161,9 @@ def _of_path(
 
     def render() -> None:
         say(f"wrote the {kind} importance map of {path} to {out}")
-        _show(found)
+        show_map(found)
 
-    emit({"out": out, "kind": kind, "scores": len(found)}, render, as_json)
+    emit({"out": out, **map_data(found, kind)}, render, as_json)
 
 
 def _check_out(out: Path) -> None:
@@ -206,9 +206,3 @@ def _with_base(found: ImportanceMap, fingerprint: str | None) -> ImportanceMap:
         base=fingerprint,
         provenance=found.provenance,
     )
-
-
-def _show(found: ImportanceMap) -> None:
-    top = sorted(found, key=lambda name: -float(found[name].sum()))[:5]
-    rows = [[name, fraction(float(found[name].sum()))] for name in top]
-    table(["most important", "score"], rows, align="lr")

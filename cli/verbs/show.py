@@ -11,7 +11,7 @@ import typer
 
 from deltakit_cli.figures import fraction, size
 from deltakit_cli.options import Json, StorePath
-from deltakit_cli.output import emit, fields, say, shorten, table
+from deltakit_cli.output import emit, fields, say, table
 from deltakit_cli.records import age, made_by, task_data, task_fields
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
         )
         say()
         say(f"in {record.folder}")
-        rows = [[shorten(name, 60), size(nbytes)] for name, nbytes in files.items()]
+        rows = [[name, size(nbytes)] for name, nbytes in files.items()]
         table(["file", "size"], rows, align="lr")
         if units:
             say()

@@ -128,6 +128,10 @@ def test_extract_shows_quality_by_size_before_it_writes(here):
     printed = lora("extract", *both, "--energy", "0.99", "--dry-run")
     assert "energy kept" in printed
     assert "nothing was written" in printed
+    told = json.loads(lora("extract", *both, "--energy", "0.99", "--dry-run", "--json"))
+    assert (told["modules"], told["kept_whole"]) == (1, 0)
+    (worst,) = told["worst"]
+    assert f"worst {worst['module']}: rank {worst['rank']} keeps {worst['kept']:.1%}" in printed
     assert "keeps 100.0%" in lora("extract", *both, "--size", "1kB", "-o", "m")
     found = open_adapter(here / "m").factors("q")
     wanted = delta(TENSORS["a"], "q", 1.0)

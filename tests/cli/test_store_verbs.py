@@ -317,6 +317,23 @@ def test_importance_of_a_task_comes_from_its_delta(here: Path):
     assert (found.score, found.base) == ("delta", record.base_fingerprint)
 
 
+def test_importance_as_json_tells_what_the_table_does(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    of_path = ("./a", "--base", "base", "--out")
+    table = printed("importance", *of_path, "one.safetensors").splitlines()
+    rows = [line.split()[0] for line in table[2:]]
+    for words in (("x",), (*of_path, "two.safetensors")):
+        told = json.loads(printed("importance", *words, "--json"))
+        assert told["kind"] == "delta"
+        assert [name for name, _ in told["importance_top"]] == rows
+
+
+def test_show_tells_names_of_files_whole(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    told = printed("show", "x")
+    assert all(name in told for name in json.loads(printed("show", "x", "--json"))["files"])
+
+
 def test_importance_of_a_path_is_a_file(here: Path):
     printed("importance", "./a", "--base", "base", "--out", "a.safetensors")
     found = ImportanceMap.open("a.safetensors")

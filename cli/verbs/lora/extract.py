@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,8 +68,7 @@ def command(
             progress=meter.advance,
         )
     if dry_run:
-        data = [{"what": a, "nbytes": b, "kept": c} for a, b, c in plan.table()]
-        emit({"table": data, "notes": plan.notes}, lambda: show_extraction(plan), as_json)
+        emit(extraction_data(plan), lambda: show_extraction(plan), as_json)
         return
     with progress("extract", 2 * _bytes(base)) as meter:
         report = write(plan, out, overwrite=overwrite, progress=meter.advance)
@@ -82,6 +81,27 @@ def _bytes(base: Path) -> int:
     return sum(info.nbytes for info in Checkpoint.open(base).infos.values())
 
 
+def extraction_data(plan: Extraction) -> dict[str, Any]:
+    """Return quality by size, and what is not low-rank, as data."""
+    return {
+        "table": [{"what": a, "nbytes": b, "kept": c} for a, b, c in plan.table()],
+        "modules": len(plan.ranks),
+        "kept_whole": len(plan.whole),
+        "worst": [{"module": m, "rank": rank, "kept": kept} for m, rank, kept in worst(plan)],
+        "notes": plan.notes,
+    }
+
+
+def worst(plan: Extraction) -> list[tuple[str, int, float]]:
+    """Return the modules that lose most, each with its rank and the share of energy it keeps."""
+    modules = [
+        (found.module, plan.ranks[found.name], found.kept(plan.ranks[found.name]) / found.energy)
+        for found in plan.changed
+        if found.name in plan.ranks
+    ]
+    return sorted(modules, key=lambda module: module[2])[:3]
+
+
 def show_extraction(plan: Extraction) -> None:
     """Print quality by size, and what is not low-rank."""
     rows = [
@@ -90,12 +110,7 @@ def show_extraction(plan: Extraction) -> None:
     ]
     table(["rank", "size", "energy kept"], rows, align="lrr")
     say(f"{len(plan.ranks)} modules get factors, {len(plan.whole)} parameters are kept whole")
-    worst = sorted(
-        (found for found in plan.changed if found.name in plan.ranks),
-        key=lambda found: found.kept(plan.ranks[found.name]) / found.energy,
-    )
-    for found in worst[:3]:
-        kept = found.kept(plan.ranks[found.name]) / found.energy
-        say(f"worst {found.module}: rank {plan.ranks[found.name]} keeps {kept:.1%}")
+    for module, rank, kept in worst(plan):
+        say(f"worst {module}: rank {rank} keeps {kept:.1%}")
     notes(plan.notes)
     say("nothing was written (--dry-run)")
