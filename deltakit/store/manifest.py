@@ -157,9 +157,17 @@ def decode(raw: bytes, kind: type[M], where: str) -> M:
         found.check()
         return found
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise BadFile(f"malformed: {error}", where=where) from None
+        raise BadFile(f"malformed: {error}", where=where, remedy=_remedy(kind)) from None
     except DeltakitError as error:
+        error.remedy = error.remedy or _remedy(kind)
         raise error.at(where) from None
+
+
+def _remedy(kind: type[M]) -> str:
+    back = "bring the file back from a copy of the store"
+    if kind is StoreManifest:  # without which no verb knows what it looks at
+        return back
+    return f"{back}; deltakit verify tells what else is damaged"
 
 
 def now() -> str:

@@ -190,6 +190,19 @@ def test_an_adapter_is_refused_with_what_to_do(here: Path):
     assert "deltakit add x --base tiny --adapter lora" in told
 
 
+def test_a_damaged_manifest_is_refused_with_what_to_do(here: Path):
+    printed("add", "x", "--base", "tiny", "--model", "a")
+    for file, verb in (("tasks/x/task.json", ["ls"]), ("bases/tiny.json", ["base", "ls"])):
+        path = here / ".deltakit" / file
+        whole = path.read_bytes()
+        for damaged in (b"{", whole.replace(b'"created"', b'"Created"'), whole + b" "):
+            path.write_bytes(damaged)
+            told = refused(*verb)
+            assert file in told
+            assert "deltakit verify" in told
+        path.write_bytes(whole)
+
+
 def test_a_task_that_exists_is_refused(here: Path):
     printed("add", "x", "--base", "tiny", "--model", "a")
     assert "deltakit rm x" in refused("add", "x", "--base", "tiny", "--model", "b")
