@@ -47,16 +47,16 @@ class Meter:
                 self._show(name)
 
     def _show(self, name: str) -> None:
-        if self._lines:
-            self._due = self._clock() + LINES_EVERY
-            try:
+        try:
+            if self._lines:
+                self._due = self._clock() + LINES_EVERY
                 print(self._line(name), file=self._stream, flush=True)
-            except OSError:  # nobody reads it any more: the work goes on without
-                self._due = float("inf")
-                silence(self._stream)
-        else:
-            self._bar = Bar(self.label, self.total)
-            self._bar.move(self.done, name)
+            else:
+                self._bar = Bar(self.label, self.total)
+                self._bar.move(self.done, name)
+        except OSError:  # nobody reads it any more: the work goes on without
+            self._due = float("inf")
+            silence(self._stream)
 
     def _line(self, name: str) -> str:
         share = min(100, 100 * self.done // self.total) if self.total else 100
@@ -73,7 +73,10 @@ class Meter:
     ) -> None:
         with self._lock:
             if self._bar is not None:
-                self._bar.close()
+                try:
+                    self._bar.close()
+                except OSError:  # the terminal is gone
+                    silence(self._stream)
                 self._bar = None
             self._due = float("inf")
 

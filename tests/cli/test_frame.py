@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -391,6 +392,24 @@ def test_progress_counts_from_several_threads():
         for thread in work:
             thread.join()
     assert meter.done == 8000
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # rich's own
+def test_work_goes_on_where_its_terminal_is_gone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich looks no second time whether it is a terminal
+    for gone in (1.5, 9.0):  # before the bar is there, and after
+        ours, theirs = pty.openpty()
+        clock = Clock()
+        with os.fdopen(theirs, "w") as screen:
+            monkeypatch.setattr(sys, "stderr", screen)
+            with Meter("merge", 100, screen, clock) as meter:
+                for second in (0.0, 1.5, 9.0):
+                    clock.now = second
+                    if second == gone:
+                        os.close(ours)
+                    meter.advance("w", 30)
+            assert meter.done == 90
 
 
 def test_the_bar_is_gone_after_an_error(monkeypatch: pytest.MonkeyPatch):
