@@ -9,14 +9,10 @@ from typing import Any
 import msgspec
 
 from deltakit.engine import Limits, Plan, Report, execute, make_plan
-from deltakit.engine.device import Device
-from deltakit.engine.folder import check_target
-from deltakit.engine.keeping import check_allowed
 from deltakit.errors import BadValue
 from deltakit.experts import Resolved, refuse_undecodable, reopen, resolve
 from deltakit.recipe import DEFAULT_SHARD_SIZE, Piece, Recipe, Rule, Task
 from deltakit.store import Store
-from deltakit.tensors.files import LOCAL
 
 
 def plan_merge(
@@ -152,24 +148,6 @@ def merge(
     """
     plan = plan_merge(tasks, strategy, **options)
     return execute(plan, out, overwrite=overwrite, resume=resume, allow_nonfinite=allow_nonfinite)
-
-
-def check_execution(
-    plan: Plan,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    allow_nonfinite: bool = False,
-    device: str | None = None,
-) -> None:
-    """Raise what `execute` with these arguments would raise before it reads a tensor."""
-    if plan.keeping is not None:
-        check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
-    check_target(plan, out, overwrite, LOCAL)
-    if device is not None:
-        methods = [effective.method for effective in plan.effective.values()]
-        Device(device, methods, wide=plan.recipe.accumulate is not None)
 
 
 def check_importance(recipe: Recipe, maps: Sequence[str | Path]) -> None:

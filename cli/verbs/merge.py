@@ -71,8 +71,8 @@ def command(
 
     deltakit merge --recipe recipe.yaml --out merged
     """
-    from deltakit.engine import Limits
-    from deltakit.merging import check_execution, plan_merge
+    from deltakit.engine import Limits, check_execution
+    from deltakit.merging import plan_merge
     from deltakit.sizes import parse_size
 
     if dry_run and save_recipe is not None:

@@ -25,6 +25,27 @@ from deltakit.tensors.new_folder import new_folder
 Progress = Callable[[str, int], None]  # tensor, bytes written since the last call
 
 
+def check_execution(
+    plan: Plan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    allow_nonfinite: bool = False,
+    device: str | None = None,
+    files: Files = LOCAL,
+) -> Device | None:
+    """Raise what `execute` would before it reads a tensor; return the device it is to use."""
+    if plan.keeping is not None:
+        check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
+    check_target(plan, out, overwrite, files)
+    check_sidecars(plan)
+    if device is None:
+        return None
+    methods = [effective.method for effective in plan.effective.values()]
+    return Device(device, methods, wide=plan.recipe.accumulate is not None)
+
+
 def execute(
     plan: Plan,
     out: str | Path,
@@ -51,14 +72,15 @@ def execute(
     `device` ("cuda", "cuda:1", "mps") sums and rounds there; BadValue where that cannot be.
     """
     out = Path(out)
-    if plan.keeping is not None:
-        check_allowed(resume=resume, nonfinite=allow_nonfinite, device=device is not None)
-    check_target(plan, out, overwrite, files)
-    check_sidecars(plan)
-    there = None
-    if device is not None:
-        methods = [effective.method for effective in plan.effective.values()]
-        there = Device(device, methods, wide=plan.recipe.accumulate is not None)
+    there = check_execution(
+        plan,
+        out,
+        overwrite=overwrite,
+        resume=resume,
+        allow_nonfinite=allow_nonfinite,
+        device=device,
+        files=files,
+    )
     if device is not None or not plan.for_kernels:
         import torch  # noqa: F401  takes seconds the first time: not part of the merge
     began = time.perf_counter()
