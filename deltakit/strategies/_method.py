@@ -12,7 +12,7 @@ from deltakit.errors import BadValue
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Looks, Unit, coarsest, farthest
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining, Scores, Shape, Strategy
+from deltakit.strategies._strategy import Combining, Scores, Shape, Strategy, name_of
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 from deltakit.strategies._whole import Whole
@@ -146,10 +146,26 @@ class Method:
             raise TypeError(f"{type(self.strategy).__name__} does not stream")
         return self.strategy
 
+    def found_weights(self, stack: Stack) -> tuple[float, ...]:
+        """Return what the weighting finds; BadValue where the strategy has no meaning for it."""
+        assert self.weighting is not None
+        weights, strategy = self.weighting.weights(stack), name_of(self.strategy)
+        try:
+            self.strategy.check_weights(weights)
+        except BadValue as error:
+            raise BadValue(
+                f"auto:{name_of(self.weighting)} found weights that {strategy} cannot use:"
+                f" {error.fact}",
+                where=stack.name or None,
+                got=", ".join(f"{weight:g}" for weight in weights),
+                remedy="give weights: --weights 1,0.5; or merge by task_arithmetic: it takes any",
+            ) from None
+        return weights
+
     def _seen(self, stack: Stack) -> Stack:
         """Return the stack that the strategy gets: weighed and masked."""
         if self.weighting is not None:
-            stack = dataclasses.replace(stack, weights=self.weighting.weights(stack))
+            stack = dataclasses.replace(stack, weights=self.found_weights(stack))
         if self.mask is not None:
             masked = self.mask.apply(stack)
             if self.strategy.looks == "nothing":

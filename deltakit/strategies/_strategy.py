@@ -107,9 +107,9 @@ class Combining(Strategy):
         return self.combination(stack).tensor
 
 
-def name_of(strategy: Strategy) -> str:
-    """Return the name of a strategy: its file's."""
-    return type(strategy).__module__.rpartition(".")[2]
+def name_of(piece: Settings) -> str:
+    """Return the name of a strategy, a mask or a weighting: its file's."""
+    return type(piece).__module__.rpartition(".")[2]
 
 
 def check_votes(strategy: str, weights: Sequence[float]) -> None:

@@ -182,6 +182,19 @@ def test_a_strategy_of_ones_own_is_a_mode_and_its_file_is_recorded(two, tmp_path
         merge_adapters(lone, f"{own}:Frist", tmp_path / "n")
 
 
+def test_found_weights_that_mean_nothing_to_a_mode_are_refused(tmp_path):
+    between = torch.tensor([[0.69, 0.69, 0.2186]])  # cosines .69, .69 and 0
+    for name, a in zip("abc", (torch.eye(3)[:1], between, torch.eye(3)[1:2]), strict=True):
+        prefix = "layers.0.q_proj"
+        tensors = {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": torch.ones(1, 1)}
+        write_folder(tmp_path / name, tensors, r=1, lora_alpha=1)
+    found = [Member(name, open_adapter(tmp_path / name), 1.0) for name in "abc"]
+    with pytest.raises(BadValue, match="auto:similarity found weights that ties") as error:
+        merge_adapters(found, "ties", tmp_path / "m", weights="auto:similarity:scope=tensor")
+    assert "layers.0.q_proj" in str(error.value)
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(
     ("mode", "around", "words"),
     [

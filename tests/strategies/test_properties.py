@@ -100,10 +100,28 @@ def test_any_mask_weighting_and_lines_around_a_strategy_of_each_family(
     weighting = None if kind is None else weights.get(kind)
     try:
         method = Method(strategy, data.draw(any_of(masks.find(mask))), weighting, lines)
-        strategy.check_weights(weighting.weights(made) if weighting else made.weights)
     except BadValue:
         assume(False)
+    try:
+        strategy.check_weights(weighting.weights(made) if weighting else made.weights)
+    except BadValue:
+        with pytest.raises(BadValue, match=f"auto:{kind} found weights that"):
+            method.merge(made)
+        return
     check(method, made)
+
+
+@pytest.mark.parametrize("name", ["ties", "tsv", "fisher"])
+def test_found_weights_that_mean_nothing_to_a_strategy_are_refused(name: str) -> None:
+    alike = torch.tensor([[1.0, 0.0, 0.0], [0.69, 0.69, 0.2186], [0.0, 1.0, 0.0]])  # .69, .69, 0
+    made = Stack(alike, name="h.0.w", scores=(torch.tensor(1.0),) * 3)
+    method = Method(get(name), weighting=weights.get("similarity"))
+    assert min(weights.get("similarity").weights(made)) < 0.0
+    with pytest.raises(BadValue, match="auto:similarity found weights") as error:
+        method.merge(made)
+    assert "h.0.w" in str(error.value)
+    assert name in str(error.value)
+    assert "remedy" in str(error.value)
 
 
 @pytest.mark.slow

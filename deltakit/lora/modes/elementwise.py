@@ -80,11 +80,10 @@ class Elementwise(Mode):
         return min(sum(ranks), *shape)
 
     def weigh(self, pack: Pack) -> Pack:
-        weighting = self.method.weighting
-        if weighting is None:
+        if self.method.weighting is None:
             return pack
         first = next(Deltas(pack).stacks(whole=self.method.unit != "element"))
-        return dataclasses.replace(pack, weights=weighting.weights(first))
+        return dataclasses.replace(pack, weights=self.method.found_weights(first))
 
     def merge(self, pack: Pack) -> Tensor:
         import torch
