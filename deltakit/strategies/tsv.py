@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._matrix import matrices, plain_mean, polar, svd
+from deltakit.strategies._matrix import matrices, plain_mean, polar, rank, svd
 from deltakit.strategies._settings import Count
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._strategy import Strategy, check_positive_weights
@@ -55,7 +55,12 @@ class Tsv(Strategy):
         least, experts = min(found.shape[1:]), len(found)
         r = max(1, least // experts) if self.r == "auto" else min(self.r, least)
         parts = [svd(matrix, r) for matrix in found]
-        u = polar(torch.cat([u for u, _, _ in parts], dim=1))  # (m, T r)
-        vh = polar(torch.cat([vh for _, _, vh in parts]))  # (T r, n)
-        s = torch.cat([s for _, s, _ in parts])
+        # Directions without strength are whatever LAPACK chose: they have no part in the frames.
+        live = [rank(s, found.shape[1:]) for _, s, _ in parts]
+        if not any(live):
+            return stack.deltas[0] * 0
+        each = list(zip(parts, live, strict=True))
+        u = polar(torch.cat([u[:, :n] for (u, _, _), n in each], dim=1))  # (m, at most T r)
+        vh = polar(torch.cat([vh[:n] for (_, _, vh), n in each]))  # (at most T r, n)
+        s = torch.cat([s[:n] for (_, s, _), n in each])
         return ((u * s) @ vh).reshape(stack.deltas.shape[1:])
