@@ -46,6 +46,8 @@ class Knots(Aligned):
         if not r:
             return deltas[0] * 0
         parts = torch.stack(vh[:r].chunk(len(deltas), dim=1))  # (T, r, n)
+        # Where a delta has an empty column its vectors are 0: what the SVD leaves there would vote.
+        parts *= deltas.any(dim=1, keepdim=True)
         if self.on == "coordinates":
             return u[:, :r] @ self.elected(parts * s[:r, None], weights)
         return (u[:, :r] * s[:r]) @ self.elected(parts, weights)

@@ -32,3 +32,14 @@ def test_tsv_keeps_apart_tasks_of_a_lower_rank_than_they_may_have() -> None:
 
 def test_tsv_of_tasks_that_change_nothing_is_nothing() -> None:
     assert not get("tsv").merge(Stack(torch.zeros(2, 3, 4))).any()
+
+
+@pytest.mark.parametrize("on", ["vectors", "coordinates"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_knots_does_not_see_a_task_that_changes_nothing(on: str, at: int) -> None:
+    deltas = [low_rank(24, 40, 40, seed) for seed in (1, 2)]
+    knots = get("knots", {"density": 0.5, "on": on})
+    alone = knots.merge(Stack(torch.stack(deltas)))
+    deltas.insert(at, torch.zeros(24, 40))
+    merged = knots.merge(Stack(torch.stack(deltas)))
+    assert (merged - alone).norm() < 1e-4 * alone.norm()
