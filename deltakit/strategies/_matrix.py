@@ -117,8 +117,22 @@ def _rounding(matrix: Tensor, s: Tensor) -> float:
     return float(s[0]) * math.sqrt(max(matrix.shape)) * torch.finfo(s.dtype).eps
 
 
+def basis(u: Tensor, s: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return orthonormal columns that hold all of a matrix but rounding error: (m, r).
+
+    u (m, ..) and s are its factors, shape its own. Vectors of small values lean on those of large
+    ones by as much as these are larger, so all are made orthogonal again.
+    """
+    import torch
+
+    # Values of zero come out of LAPACK as up to 1.4 sqrt(n) times the precision.
+    floor = 2.0 * math.sqrt(max(shape)) * torch.finfo(s.dtype).eps
+    found: Tensor = torch.linalg.qr(u[:, s > s[0] * floor])[0]
+    return found
+
+
 def rank(s: Tensor, shape: Sequence[int]) -> int:
-    """Return how many singular values are above rounding error."""
+    """Return how many singular values are far enough above rounding error to be made equal."""
     import torch
 
     return int((s > s[0] * max(shape) * torch.finfo(s.dtype).eps).sum()) if s[0] > 0.0 else 0

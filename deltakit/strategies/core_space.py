@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deltakit.strategies._aligned import Aligned
-from deltakit.strategies._matrix import rank, svd
+from deltakit.strategies._matrix import basis, svd
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +38,7 @@ class CoreSpace(Aligned):
 
         beside, above = torch.cat(list(deltas), dim=1), torch.cat(list(deltas))
         u, s, _ = svd(beside)
-        r = rank(s, beside.shape)
-        if not r:
-            return deltas[0] * 0
+        u = basis(u, s, beside.shape)  # (m, r)
         _, s, vh = svd(above)
-        u, vh = u[:, :r], vh[: rank(s, above.shape)]
-        return u @ self.elected(u.T @ deltas @ vh.T, weights) @ vh  # from cores (T, r, r')
+        v = basis(vh.T, s, above.shape)  # (n, r')
+        return u @ self.elected(u.T @ deltas @ v, weights) @ v.T  # from cores (T, r, r')

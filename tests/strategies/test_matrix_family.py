@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from deltakit.strategies import Stack, get
+from tests.strategies.test_matrix import SPECTRA, matrix
 
 
 def low_rank(rows: int, cols: int, rank: int, seed: int) -> Tensor:
@@ -43,3 +44,15 @@ def test_knots_does_not_see_a_task_that_changes_nothing(on: str, at: int) -> Non
     deltas.insert(at, torch.zeros(24, 40))
     merged = knots.merge(Stack(torch.stack(deltas)))
     assert (merged - alone).norm() < 1e-4 * alone.norm()
+
+
+@pytest.mark.parametrize("name", ["one above all", "seven decades", "few"])
+def test_core_space_loses_nothing_above_rounding(name: str) -> None:
+    delta = matrix(SPECTRA[name])
+    merged = get("core_space", {"density": 1}).merge(Stack(delta[None]))
+    lost = torch.linalg.matrix_norm(merged - delta, 2)
+    assert lost < 1e-5 * torch.linalg.matrix_norm(delta, 2)
+
+
+def test_core_space_of_tasks_that_change_nothing_is_nothing() -> None:
+    assert not get("core_space").merge(Stack(torch.zeros(2, 3, 4))).any()
