@@ -29,6 +29,7 @@ class ByRank(Strategy):
 
     paper = "Deep et al. 2024, arXiv:2406.11617"
     unit = "row"
+    draws_entries = True
 
     @property
     def rescales_draws(self) -> bool:

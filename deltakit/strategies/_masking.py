@@ -29,6 +29,7 @@ class Masking(Settings, ABC):
     ordered: ClassVar[bool] = False  # the order of the tasks changes which entries stay
     streams: ClassVar[bool] = False  # a task's mask depends on that task alone: others can be added
     streams_with: ClassVar[str] = ""  # the settings with which it does, where not with all
+    draws_entries: ClassVar[bool] = False  # at random, by the numbers of `Stack.draws`
 
     @property
     def alone(self) -> bool:

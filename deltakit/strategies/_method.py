@@ -50,6 +50,13 @@ class Method:
                 "the strategy and the mask need different maps, and a task has one",
                 remedy="mask by the deltas: by=delta",
             )
+        if self.mask is not None and self.mask.draws_entries and self.strategy.draws_entries:
+            name = name_of(self.strategy)
+            raise BadValue(
+                f"the mask and {name} both drop at random by the same numbers of (seed, task,"
+                f" tensor):\nwhat the mask keeps, {name} would keep too",
+                remedy=f"leave out --mask, or let task_arithmetic or ties take {name}'s place",
+            )
         if self.mask is not None and self.strategy.looks == "model":
             raise BadValue(
                 "a strategy that ranks the whole model takes no mask beside",

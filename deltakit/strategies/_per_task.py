@@ -54,6 +54,10 @@ class PerTask(Masking):
         return all(mask.streams for mask in self.all)
 
     @property
+    def draws_entries(self) -> bool:  # type: ignore[override]
+        return any(mask.draws_entries for mask in self.all)
+
+    @property
     def rescales_draws(self) -> bool:
         return any(mask.rescales_draws for mask in self.all)
 

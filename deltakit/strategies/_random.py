@@ -19,6 +19,8 @@ class Drops(Strategy):
 
     rescale: Rescale
 
+    draws_entries = True
+
     @property
     def rescales_draws(self) -> bool:
         return self.rescale != "none"

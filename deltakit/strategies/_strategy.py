@@ -41,6 +41,7 @@ class Strategy(Settings, ABC):
     most: ClassVar[int | None] = None  # tasks it can merge; None for any number
     weighted: ClassVar[bool] = True  # takes a weight for each task
     needs_importance: ClassVar[bool] = False  # `prepare` is given the tasks' importance maps
+    draws_entries: ClassVar[bool] = False  # drops entries by the numbers of `Stack.draws`
     statistic: ClassVar[Literal["scores", "gram"]] = "scores"  # what the importance maps hold
     faithful: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = True

@@ -127,7 +127,7 @@ RECIPE = Recipe(
     tasks=[Task("a", "ft-a", weight=[0.5, 1.0]), Task("b=1", "ft-b", importance="i.safetensors")],
     strategy="ties",
     settings={"density": [0.1, 0.5], "scope": "tensor"},
-    mask=Piece("random", {"density": 0.5}),
+    mask=Piece("magnitude", {"density": 0.5}),
     lines=(0.2, 0.8),
     scale=2.0,
     rules=[

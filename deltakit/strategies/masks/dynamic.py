@@ -41,6 +41,7 @@ class Dynamic(Masking):
     formula = "m_i ~ Bernoulli(q), q by depth, by the delta's RMS, or 1/T"
     paper = "arXiv:2411.02813"
     draws = True
+    draws_entries = True
 
     @property
     def rescales_draws(self) -> bool:

@@ -40,6 +40,7 @@ class Importance(Masking):
     formula = "m_i ~ Bernoulli(min(1, c sqrt(F_i) |d_i|)), sum q = density n"
     paper = "Wangni et al. 2018, arXiv:1710.09854"
     draws = True
+    draws_entries = True
     unit = "tensor"
 
     @property

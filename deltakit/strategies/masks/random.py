@@ -35,6 +35,7 @@ class Random(Masking):
     streams_with = "density a number"
     formula = "m_i ~ Bernoulli(density)"
     paper = "arXiv:2411.02813"
+    draws_entries = True
 
     @property
     def rescales_draws(self) -> bool:

@@ -38,6 +38,7 @@ class Rank(Masking):
     formula = "m_i ~ Bernoulli(q), q = density - eps + 2 eps (rank-1)/(n-1)"
     paper = "Deep et al. 2024, arXiv:2406.11617"
     draws = True
+    draws_entries = True
     unit = "row"
 
     @property
