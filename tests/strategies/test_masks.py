@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deltakit.errors import BadValue, UnknownName
-from deltakit.strategies import Masking, Stack, masks
+from deltakit.strategies import Masking, Stack, get, masks
 from tests.strategies.stacks import pieces, random_deltas, whole_of
 
 SHAPES = [(), (1,), (64,), (0, 3), (3, 4, 5)]
@@ -222,3 +222,11 @@ def test_rank_orders_float32_as_float64_ties_and_signs_included():
     rank = masks.get("rank", {"density": 0.5, "eps": 0.2})
     found = rank.densities(Stack(rows))
     assert torch.equal(found, rank.densities(Stack(rows.double())))
+
+
+def test_a_task_that_changes_nothing_takes_nothing_from_a_later_one() -> None:
+    deltas = torch.tensor([[0.0, 0.0, 0.0, 0.0], [9.0, 8.0, 1.0, 2.0]])
+    expected = torch.tensor([9.0, 8.0, 0.0, 0.0])
+    masked = masks.get("nm", {"taken": "excluded"}).apply(Stack(deltas))
+    assert torch.equal(masked[1], expected)
+    assert torch.equal(get("cabs").merge(Stack(deltas)), expected)

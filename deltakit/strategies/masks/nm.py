@@ -83,7 +83,7 @@ class Nm(Masking):
             open_to = group.where(free, group.new_tensor(-1.0))
             order = open_to.argsort(dim=-1, descending=True, stable=True)
             kept = torch.zeros_like(free).scatter_(-1, order[..., : self.n], True)
-            kept &= open_to >= 0.0
+            kept &= open_to > 0.0  # a zero is nobody's: it takes no entry from a later task
             if self.taken == "excluded":
                 free &= ~kept
             torch.mul(row, kept.flatten(-2)[..., :length], out=out)
