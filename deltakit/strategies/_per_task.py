@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deltakit.errors import BadValue
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Looks, Unit, coarsest, farthest
 from deltakit.strategies._stack import Stack
@@ -31,7 +32,14 @@ class PerTask(Masking):
     each: tuple[tuple[str, Masking], ...]
 
     def __post_init__(self) -> None:
-        """Both are masks, which checked their settings when they were made."""
+        """All are masks, which checked their settings when they were made."""
+        if any(mask.ordered for mask in self.all):
+            raise BadValue(
+                "of tasks that exclude each other none has settings of its own: two would keep the"
+                " same entry",
+                got="taken=excluded",
+                remedy="the same settings for all tasks, or taken=shared",
+            )
 
     @property
     def all(self) -> list[Masking]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deltakit.errors import BadValue
 from deltakit.strategies import Method, PerTask, Stack, get, masks
 from tests.strategies.stacks import merge_in_pieces, random_deltas, whole_of
 
@@ -39,6 +40,14 @@ def test_it_is_the_same_in_pieces() -> None:
     method = Method(get("ties", {"density": 1}), mask)
     stack = Stack(deltas, tasks=TASKS, whole=whole_of(deltas))
     assert torch.equal(merge_in_pieces(method, stack, [1, 99, 180]), method.merge(stack))
+
+
+def test_masks_that_must_not_collide_are_one_for_all_tasks() -> None:
+    excluding = {"n": 2, "m": 4, "taken": "excluded"}
+    with pytest.raises(BadValue, match="none has settings of its own") as error:
+        of_b("nm", excluding, {**excluding, "n": 1})
+    assert "taken=shared" in str(error.value)
+    of_b("nm", {"n": 2}, {"n": 1})
 
 
 def test_it_needs_and_allows_what_its_masks_do() -> None:
