@@ -33,8 +33,8 @@ class Emr(Streaming):
     task: empty for the unified delta; the name of a task rebuilds that task's model from it, with
     the mask where its own delta has the unified sign and the rescaler
     sum |d_i| / sum |mask_i unified|. scope: those sums are over the whole model, one rescaler a
-    task as in the paper, or over each tensor on its own. `deltakit unify` keeps the unified delta
-    and the masks, in place of all deltas.
+    task as in the paper, for which a task has one weight everywhere; or over each tensor on its
+    own. `deltakit unify` keeps the unified delta and the masks, in place of all deltas.
     """
 
     task: str = ""
@@ -101,6 +101,16 @@ class Emr(Streaming):
 
         seen = of_model(stack) if self.scope == "global" else stack
         whole, experts = whole_of(seen), len(seen.lazy)
+        first = whole.fact("emr weights", lambda: stack.weights)
+        if first != stack.weights:
+            raise BadValue(
+                "a rescaler over the model has no meaning with other weights in one parameter than"
+                " in another",
+                where=stack.name or None,
+                expected=", ".join(f"{weight:g}" for weight in first),
+                got=", ".join(f"{weight:g}" for weight in stack.weights),
+                remedy="the same weights everywhere, or a rescaler a tensor: --set scope=tensor",
+            )
         own = derived_totals(whole, experts, "l1", lambda deltas, _: deltas.abs())
         kept = derived_totals(whole, experts, "emr", masked)
         return [o / k if k else 0.0 for o, k in zip(own, kept, strict=True)]
