@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Consensus(Strategy):
     """Sum the deltas where at least k tasks need the entry; leave the base's elsewhere.
 
-    k: how many tasks; all of them where there are fewer. tl: a task needs an entry whose |d_i| is
-    above tl times |sum - d_i|, what the others add. k = 1 leaves out only what no task needs.
+    k: how many tasks; all of them where fewer have a weight. tl: a task needs an entry whose |d_i|
+    is above tl times |sum - d_i|, what the others add. k = 1 leaves out only what no task needs.
     """
 
     k: Count = 2
@@ -46,4 +46,5 @@ class Consensus(Strategy):
         for delta, weight in zip(stack.deltas, stack.weights, strict=True):
             own = delta * weight
             needed += own.abs() > (merged - own).abs_().mul_(self.tl)
-        return merged.where(needed >= min(self.k, len(stack.deltas)), merged.new_zeros(()))
+        tasks = sum(weight != 0.0 for weight in stack.weights)
+        return merged.where(needed >= min(self.k, tasks), merged.new_zeros(()))
