@@ -93,5 +93,6 @@ class Sce(Strategy):
 def _variance(deltas: Tensor) -> Tensor:
     """Return the variance over the experts, in float64: (k, *shape) -> (*shape)."""
     wide = deltas.double()
+    wide = wide - wide[0]  # so that it is 0, and no rounding of 1 / k, where all agree
     share = [1.0 / len(wide)] * len(wide)
     return ops.weighted_sum((wide - ops.weighted_sum(wide, share)).square_(), share)
