@@ -18,6 +18,21 @@ def element_scores(stack: Stack) -> Tensor:
     return entry_scores(stack, stack.deltas.dtype)
 
 
+def counted(scores: Tensor) -> Tensor:
+    """Return scores with 0 for those whose products with deltas would lose their precision.
+
+    >>> import torch
+    >>> counted(torch.tensor([1.0, 1e-40]))
+    tensor([1., 0.])
+
+    In float32 those below 2^-100.
+    """
+    import torch
+
+    least = torch.finfo(scores.dtype).tiny * 2.0**26
+    return scores.masked_fill(scores < least, 0.0)
+
+
 def entry_scores(stack: Stack, dtype: torch.dtype) -> Tensor:
     """Return the importance of each entry of each expert: (k, *shape).
 

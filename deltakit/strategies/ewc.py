@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deltakit.strategies._scores import element_scores
+from deltakit.strategies._scores import counted, element_scores
 from deltakit.strategies._settings import NotNegative
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._streaming import Running, Streaming
@@ -50,15 +50,15 @@ class Ewc(Streaming):
 
     def add(self, before: Running, stack: Stack) -> Running:
         merged, curvature = before.get("merged"), before.get("curvature")
-        for delta, now in zip(stack.deltas, element_scores(stack), strict=True):
+        for delta, now in zip(stack.deltas, counted(element_scores(stack)), strict=True):
             if merged is None or curvature is None:
                 merged, curvature = delta.clone(), now
                 continue
-            nothing = (now + self.l * curvature) == 0.0
-            old = (curvature * self.l).masked_fill(nothing, self.l)
-            new = now.masked_fill(nothing, 1.0)
+            kept = counted(curvature * self.l)
+            curvature = now + kept
+            nothing = curvature == 0.0
+            old, new = kept.masked_fill(nothing, self.l), now.masked_fill(nothing, 1.0)
             merged = (delta * new + merged * old) / (new + old)
-            curvature = now + self.l * curvature
         assert merged is not None
         assert curvature is not None
         return {"merged": merged, "curvature": curvature}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deltakit import ops
-from deltakit.strategies._scores import element_scores
+from deltakit.strategies._scores import counted, element_scores
 from deltakit.strategies._settings import Positive
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._streaming import Running, Streaming, added
@@ -55,7 +55,7 @@ class ImportanceWeighted(Streaming):
         return dict.fromkeys(("sum", "mass", "plain"), info)
 
     def add(self, before: Running, stack: Stack) -> Running:
-        scores = element_scores(stack)
+        scores = counted(element_scores(stack))
         ones = [1.0] * len(scores)
         return {
             "sum": added(before.get("sum"), stack.deltas * scores, ones),
