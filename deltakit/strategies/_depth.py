@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from deltakit.tensors.tied import is_embedding, is_head
+
 
 def layer(name: str) -> int | None:
     """Return the number of the layer a parameter belongs to, or None for one outside of layers.
@@ -55,7 +57,10 @@ def depths(names: Iterable[str]) -> dict[str, float]:
         number = layers[name]
         if number is not None:
             return number / last if last else 1.0
-        embeds = "emb" in name.lower() or {"wte", "wpe"} & set(name.split("."))
-        return 0.0 if embeds else 1.0
+        weight = f"{name.rpartition('.')[0]}.weight"
+        if is_head(weight):  # whatever it is called: embed_out is a head
+            return 1.0
+        called = "emb" in name.lower() or {"wte", "wpe"} & set(name.split("."))
+        return 0.0 if called or is_embedding(weight) else 1.0
 
     return {name: depth(name) for name in layers}
