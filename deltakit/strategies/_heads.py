@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ROWS = r"(q|k|v|query|key|value)(_proj|_lin)?"
-_COLUMNS = r"(o|out)(_proj|_lin)|output\.dense"
-_NAME = re.compile(rf"(?P<block>.*attn|.*attention)\.(self\.)?(({_ROWS})|(?P<o>{_COLUMNS}))\.(\w+)")
+_COLUMNS = r"(o|out)(_proj|_lin)|o|output\.dense"
+_NAME = re.compile(
+    rf"(?P<block>.*attn|.*[Aa]ttention)\.(self\.)?(({_ROWS})|(?P<o>{_COLUMNS}))\.(\w+)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ def attention_place(name: str) -> Place | None:
     found = _NAME.fullmatch(name)
     if found is None or (found["o"] and not name.endswith(".weight")):
         return None
-    return Place(found["block"], found["o"] is not None)
+    block = found["block"]
+    if block.endswith(".attention.attention"):  # of ViT, whose output is not in the inner one
+        block = block.removesuffix(".attention")
+    return Place(block, found["o"] is not None)
 
 
 def head_shape(name: str, shape: tuple[int, ...], heads: int) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ import torch
 
 from deltakit.errors import BadValue, DeltakitError, ShapeMismatch
 from deltakit.importance import ImportanceMap
-from deltakit.strategies import Stack, check_heads, get, head_shape
+from deltakit.strategies import Stack, attention_blocks, check_heads, get, head_shape, masks
 from deltakit.strategies._scores import entry_scores
 
 BLOCK = "layers.0.self_attn."
@@ -48,6 +48,30 @@ def test_where_heads_lie() -> None:
     for heads in (3, 0, -2):
         with pytest.raises(ShapeMismatch, match="do not divide a parameter evenly"):
             head_shape(f"{BLOCK}q_proj.weight", (8, 3), heads)
+
+
+@pytest.mark.parametrize(
+    ("query", "output"),
+    [
+        ("layers.0.self_attn.q_proj", "layers.0.self_attn.o_proj"),
+        ("encoder.layer.0.attention.self.query", "encoder.layer.0.attention.output.dense"),
+        ("vit.layer.0.attention.attention.query", "vit.layer.0.attention.output.dense"),
+        ("h.0.attn.attention.q_proj", "h.0.attn.attention.out_proj"),
+        ("transformer.layer.0.attention.q_lin", "transformer.layer.0.attention.out_lin"),
+        ("encoder.block.0.layer.0.SelfAttention.q", "encoder.block.0.layer.0.SelfAttention.o"),
+        ("decoder.block.0.layer.1.EncDecAttention.q", "decoder.block.0.layer.1.EncDecAttention.o"),
+    ],
+)  # fmt: skip
+def test_queries_and_output_of_a_layer_are_one_block_in_every_layout(
+    query: str, output: str
+) -> None:
+    names = [f"{query}.weight", f"{output}.weight"]
+    assert list(attention_blocks([*names, f"{output}.bias"]).values()) == [names]
+    assert head_shape(names[0], (8, 6), 2) == (2, 1)
+    assert head_shape(names[1], (6, 8), 2) == (1, 2)
+    group = masks.get("group", {"by": "head", "heads": 4})
+    q, o = (group.apply(Stack(torch.ones(1, 12, 12), name=name))[0] for name in names)
+    assert torch.equal(q.T, o)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 24), (5, 17), (23, 24)])
