@@ -14,6 +14,7 @@ from deltakit.strategies._strategy import Scores
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 _BLOCK = 1 << 20  # units that are compared at once
 
@@ -78,8 +79,12 @@ def means(scores: Sequence[Scores], units: Sequence[str]) -> np.ndarray:
     """
     import numpy as np
 
-    table = [[task[n].double().sum() / max(1, task[n].numel()) for n in units] for task in scores]
-    return np.array(table, dtype=np.float64)
+    def mean(found: Tensor) -> float:
+        # numpy adds in a fixed order; torch's depends on the number of threads.
+        total = np.add.reduce(found.double().numpy().reshape(-1))
+        return float(total) / max(1, found.numel())
+
+    return np.array([[mean(task[name]) for name in units] for task in scores], dtype=np.float64)
 
 
 def kinds(names: Iterable[str]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from deltakit.errors import BadValue, NamesDiffer
 from deltakit.strategies import Stack, get
 from deltakit.strategies._klf_chain import chained_levels, joint_levels
 from deltakit.strategies._klf_levels import Units
+from deltakit.strategies._klf_units import means
 from deltakit.strategies.klf import Klf
 from deltakit.tensors.header import TensorInfo
 
@@ -327,3 +328,17 @@ def test_maps_of_other_units_are_an_error_that_names_the_parameter() -> None:
 def test_what_is_fused_by_rows_keeps_no_state() -> None:
     with pytest.raises(BadValue, match="cannot be added later"):
         klf().keeps(TensorInfo("F32", (3, 2)), [torch.ones(3)])
+
+
+def test_means_of_finer_units_are_the_same_for_any_number_of_threads() -> None:
+    draws = torch.Generator().manual_seed(0)
+    maps = [{"w": torch.rand(1 << 20, generator=draws) ** 8} for _ in range(2)]
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3, 4):
+            torch.set_num_threads(number)
+            found.append(means(maps, ["w"]).tolist())
+    finally:
+        torch.set_num_threads(threads)
+    assert found == found[:1] * 4
+    assert means([{"w": torch.zeros(0, 3)}], ["w"]).tolist() == [[0.0]]
