@@ -63,7 +63,7 @@ def described(kind: str, name: str) -> dict[str, Any]:
         "summary": " ".join(text.partition("\n\n")[0].split()),
         "formula": getattr(found, "formula", ""),
         "paper": found.paper,
-        "ordered": getattr(found, "ordered", False),
+        "ordered": _flag(found, "ordered"),
         "weighted": getattr(found, "weighted", False),
         "needs": needs(found),
         "needs_importance": _flag(found, "needs_importance"),
