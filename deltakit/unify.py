@@ -15,6 +15,7 @@ from deltakit import ops
 from deltakit.dtypes import itemsize
 from deltakit.engine import Limits, Plan
 from deltakit.engine.blocks import Buffers, StackReader
+from deltakit.engine.folder import input_paths
 from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadValue, NonFinite
 from deltakit.merging import plan_merge
@@ -24,7 +25,7 @@ from deltakit.store.home import check_outside
 from deltakit.strategies.emr import Emr
 from deltakit.tensors import codec
 from deltakit.tensors.header import TensorInfo
-from deltakit.tensors.new_folder import new_folder
+from deltakit.tensors.new_folder import check_apart, new_folder
 from deltakit.tensors.writer import SafetensorsWriter
 from deltakit.unified import MARK, UNIFIED, WHOLE, is_unified_delta, is_unified_mask
 
@@ -106,18 +107,7 @@ def unify(
 def _check_target(plan: Plan, out: Path, overwrite: bool) -> None:
     """Raise unless `out` is free, or a folder of files that `unify` wrote."""
     check_outside(out)
-    target = out.resolve()
-    inputs = [plan.model.path, *(file.path for file in plan.model.files)]
-    for expert in plan.experts:
-        inputs += [file.path for file in expert.source.files]
-    for path in inputs:
-        if path.resolve().is_relative_to(target):
-            raise BadValue(
-                "the output would replace an input",
-                where=str(out),
-                got=str(path),
-                remedy="choose another --out",
-            )
+    check_apart(out, input_paths(plan))
     if not overwrite or not out.is_dir() or out.is_symlink():
         return  # `new_folder` says what is wrong with these
     if not is_unified_delta(out / UNIFIED):

@@ -8,10 +8,11 @@ from pathlib import Path
 from deltakit.dtypes import DTYPES
 from deltakit.engine.card import model_card
 from deltakit.engine.plan import Plan
-from deltakit.errors import AlreadyThere, BadFile, BadValue
+from deltakit.errors import AlreadyThere, BadFile
 from deltakit.tensors.files import MOST_WHOLE, Files, read_whole
 from deltakit.tensors.index import INDEX_NAME, index_bytes
 from deltakit.tensors.new_file import write_whole
+from deltakit.tensors.new_folder import check_apart
 from deltakit.tensors.sidecars import ADAPTER_CONFIG, RECIPE_NAME, sidecars
 
 
@@ -21,15 +22,7 @@ def check_target(plan: Plan, out: Path, overwrite: bool, files: Files) -> None:
     Even with `overwrite` only a folder that holds a recipe is replaced, so that a slip of the
     keyboard deletes no home folder, and never one that holds an input.
     """
-    target = out.resolve()
-    for path in input_paths(plan):
-        if path.resolve().is_relative_to(target):
-            raise BadValue(
-                "the output would replace an input",
-                where=str(out),
-                got=str(path),
-                remedy="choose another --out",
-            )
+    check_apart(out, input_paths(plan))
     if not files.exists(out):
         return
     if not overwrite:

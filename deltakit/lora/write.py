@@ -19,6 +19,7 @@ from deltakit.lora.patterns import spelled
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_file import write_whole
+from deltakit.tensors.new_folder import check_apart
 from deltakit.tensors.sidecars import ADAPTER_CONFIG
 from deltakit.tensors.writer import SafetensorsWriter
 
@@ -185,15 +186,7 @@ def adapter_dtype(text: str) -> str:
 
 def check_target(out: Path, inputs: Sequence[Path], overwrite: bool, files: Files = LOCAL) -> None:
     """Raise unless `out` is free, or an adapter written by deltakit that may be replaced."""
-    target = out.resolve()
-    for path in inputs:
-        if path.resolve().is_relative_to(target):
-            raise BadValue(
-                "the output would replace an input",
-                where=str(out),
-                got=str(path),
-                remedy="choose another --out",
-            )
+    check_apart(out, inputs)
     if files.exists(out) and not (overwrite and (out / RECORD_NAME).is_file()):
         raise AlreadyThere(
             f"the output exists and holds no {RECORD_NAME}, so it is not ours to replace"

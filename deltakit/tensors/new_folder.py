@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deltakit.errors import AlreadyThere, BadValue
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.new_file import temporary_name
+
+
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise BadValue where a folder to be written would replace an input."""
+    target = out.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(target):
+            raise BadValue(
+                "the output would replace an input",
+                where=str(out),
+                got=str(path),
+                remedy="choose another --out",
+            )
 
 
 def _check_free(path: Path, replace: bool, files: Files) -> None:
