@@ -53,8 +53,9 @@ class Method:
         if self.mask is not None and self.mask.draws_entries and self.strategy.draws_entries:
             name = name_of(self.strategy)
             raise BadValue(
-                f"the mask and {name} both drop at random by the same numbers of (seed, task,"
-                f" tensor):\nwhat the mask keeps, {name} would keep too",
+                f"the mask and {name} drop at random by the same numbers",
+                expected="two independent draws",
+                got=f"one by (seed, task, tensor): what the mask keeps, {name} would keep too",
                 remedy=f"leave out --mask, or let task_arithmetic or ties take {name}'s place",
             )
         if self.mask is not None and self.strategy.looks == "model":

@@ -14,9 +14,10 @@ DROPPING = ["dare", "dare_ties", "sotu", "della", "della_ties"]
 def test_a_strategy_that_drops_by_the_numbers_of_the_mask_is_refused(name: str, mask: str) -> None:
     found = masks.get(mask)
     for one in (found, PerTask(masks.get("magnitude"), (("b", found),))):
-        with pytest.raises(BadValue, match=f"the mask and {name} both drop at random") as error:
+        with pytest.raises(BadValue, match=f"the mask and {name} drop at random by") as error:
             Method(get(name), one)
         assert "leave out --mask" in str(error.value)
+        assert "\\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("mask", ["disjoint", "group"])
