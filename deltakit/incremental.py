@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from deltakit.engine import Limits, Plan, Report, execute, make_plan
+from deltakit.engine.folder import paths_of
 from deltakit.engine.groups import Group
 from deltakit.engine.keeping import check_streams
 from deltakit.engine.state import State, keeps_state, read_note, read_recipe
@@ -16,7 +17,7 @@ from deltakit.errors import InputChanged, UnknownName, nearest
 from deltakit.experts import resolve
 from deltakit.merging import check_importance, plan_recipe, recipe_tasks
 from deltakit.store import Store
-from deltakit.tensors.sidecars import ADAPTER_CONFIG, RECIPE_NAME
+from deltakit.tensors.sidecars import RECIPE_NAME
 
 
 def plan_onto(
@@ -139,10 +140,7 @@ def _check_untouched(plan: Plan, folder: Path) -> None:
     for file in plan.base.files:
         _check_older(file.path, base, folder)
     for expert in plan.experts:
-        paths = [file.path for file in expert.source.files]
-        paths += [expert.importance] if expert.importance is not None else []
-        configs = {path.with_name(ADAPTER_CONFIG) for path in paths}
-        for path in [*paths, *sorted(config for config in configs if config.is_file())]:
+        for path in paths_of(expert):
             _check_older(path, tasks.get(expert.name, base), folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -71,7 +72,7 @@ def command(
 
     deltakit merge --recipe recipe.yaml --out merged
     """
-    from deltakit.engine import Limits, check_execution
+    from deltakit.engine import Limits, check_execution, execute
     from deltakit.merging import plan_merge
     from deltakit.sizes import parse_size
 
@@ -132,27 +133,16 @@ def command(
         told = f"wrote {save_recipe}; merge it: deltakit merge --recipe {save_recipe}"
         emit({"saved": save_recipe}, lambda: note(told), as_json)
         return
+    how: dict[str, Any] = {
+        "overwrite": overwrite,
+        "device": device,
+        "resume": resume,
+        "allow_nonfinite": allow_nonfinite,
+    }
     if dry_run:
-        check_execution(
-            plan,
-            out,
-            overwrite=overwrite,
-            device=device,
-            resume=resume,
-            allow_nonfinite=allow_nonfinite,
-        )
+        check_execution(plan, out, **how)
         emit(plan_data(plan, out), lambda: show_plan(plan, out), as_json)
         return
-    from deltakit.engine import execute
-
     with progress("merge", plan.bytes_out + plan.state_bytes) as meter:
-        report = execute(
-            plan,
-            out,
-            overwrite=overwrite,
-            device=device,
-            resume=resume,
-            allow_nonfinite=allow_nonfinite,
-            progress=meter.advance,
-        )
+        report = execute(plan, out, progress=meter.advance, **how)
     emit(report, lambda: show_report(plan, report), as_json)

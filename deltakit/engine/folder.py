@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deltakit.dtypes import DTYPES
 from deltakit.engine.card import model_card
+from deltakit.engine.checks import Expert
 from deltakit.engine.plan import Plan
 from deltakit.errors import AlreadyThere, BadFile
 from deltakit.tensors.files import MOST_WHOLE, Files, read_whole
@@ -46,11 +47,16 @@ def input_paths(plan: Plan) -> list[Path]:
     if plan.recipe.tokenizer not in (None, "base", "union"):
         paths.append(Path(plan.recipe.tokenizer))
     for expert in plan.experts:
-        files = [file.path for file in expert.source.files]
-        configs = [path.with_name(ADAPTER_CONFIG) for path in files]
-        paths += [*files, *(path for path in configs if path.is_file())]
-        paths += [expert.importance] if expert.importance is not None else []
+        paths += paths_of(expert)
     return paths
+
+
+def paths_of(expert: Expert) -> list[Path]:
+    """Return the files of a task: weights, an adapter's config beside them, an importance map."""
+    files = [file.path for file in expert.source.files]
+    configs = [path.with_name(ADAPTER_CONFIG) for path in files]
+    maps = [expert.importance] if expert.importance is not None else []
+    return [*files, *(path for path in configs if path.is_file()), *maps]
 
 
 def check_sidecars(plan: Plan) -> None:
