@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.cut import Cut
 from deltakit.held import borrowed, given_back
-from deltakit.magnitudes import Blocks, Sieve, from_top, index_of
+from deltakit.magnitudes import Blocks, Sieve, from_top, index_of, largest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,20 +16,25 @@ _MOST_PATTERNS = 1 << 20  # that are counted one by one
 _FEW_PATTERNS = 1 << 10  # that are counted block by block
 
 
-def guess(sample: Sequence[np.ndarray], share: float) -> tuple[int, int]:
+def guess(sample: np.ndarray, share: float) -> tuple[int, int, float]:
     """Return two bit patterns that the `share`-th largest lies between, most probably.
 
-    sample: bit patterns of entries from all over, in any order.
+    sample: bit patterns of entries from all over, in any order. Also returned is what part of them
+    lies there.
     """
     import numpy as np
 
-    bits = np.sort(np.concatenate(sample))[::-1]
+    bits = np.sort(sample)
     rank = share * len(bits)
     # Six standard deviations of independent draws: neighbours in a weight matrix are alike.
     spread = 6 * (rank * (1 - share)) ** 0.5 + 16
-    first, last = int(rank - spread), int(rank + spread)
-    most = np.iinfo(bits.dtype).max
-    return int(bits[last]) if last < len(bits) else 0, int(bits[first]) if first >= 0 else int(most)
+    first, last = len(bits) - 1 - int(rank + spread), len(bits) - 1 - int(rank - spread)
+    low = int(bits[first]) if first >= 0 else 0
+    high = int(bits[last]) if last < len(bits) else int(np.iinfo(bits.dtype).max)
+    # Of its own dtype, or all of it would be copied into another.
+    kind = bits.dtype.type
+    between = np.searchsorted(bits, kind(high), "right") - np.searchsorted(bits, kind(low))
+    return low, high, float(between / len(bits))
 
 
 def cut_between(blocks: Blocks, count: int, low: int, high: int) -> Cut | None:
@@ -109,7 +113,8 @@ class Bracket:
         if self.low == self.high:
             pattern, level = self.low, self._inside
         elif not self._counts:
-            pattern, wanted, level = held.largest(wanted)
+            pattern, last = largest(held.values, wanted)
+            return pattern, None if last is None else int(held.every[last])
         else:
             totals = self._by_pattern(held.values) + sum(counts for _, counts in self._counts)
             number, above = from_top(totals, wanted)

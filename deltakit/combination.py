@@ -14,6 +14,7 @@ from deltakit.lazy import LazyDeltas
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deltakit.apart import Apart
     from deltakit.kernels import Found
     from deltakit.stored import Entries, Filled
 
@@ -75,9 +76,14 @@ class Combination:
         out = self.deltas.empty()
         return out if kernels.combine(self.deltas, self.formula, out) else self._computed()
 
-    def add_to(self, base: Entries, out: Tensor | Filled) -> Found | None:
-        """Write base + this, rounded once, to flat `out`; None where the kernels do not."""
-        return kernels.combine(self.deltas, self.formula, out, base, squares=True)
+    def add_to(
+        self, base: Entries, out: Tensor | Filled, apart: Apart | None = None
+    ) -> Found | None:
+        """Write base + this, rounded once, to flat `out`; None where the kernels do not.
+
+        What comes within the ranges of `apart` is also set apart.
+        """
+        return kernels.combine(self.deltas, self.formula, out, base, squares=True, apart=apart)
 
     def _computed(self) -> Tensor:
         total = self._total(self.deltas.tensor)

@@ -18,8 +18,8 @@ class Held:
     True
     >>> held.add(np.array([7, 7], np.int32), np.array([1, 2], np.int32), 200)
     False
-    >>> held.largest(2), held.places(7)
-    ((7, 1, 1), array([100]))
+    >>> held.values, held.places(7)
+    (array([7, 9], dtype=int32), array([100]))
     >>> given_back(held)
 
     In memory that doubles: an array kept of every block, small and between large ones that are
@@ -62,15 +62,6 @@ class Held:
         np.add(places, start, out=self._places[first:last])
         self.length = last
         return True
-
-    def largest(self, wanted: int) -> tuple[int, int, int]:
-        """Return the `wanted`-th largest pattern, which of its equals that is, and their number."""
-        import numpy as np
-
-        values = self.values
-        pattern = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
-        above = int(np.count_nonzero(values > pattern))
-        return pattern, wanted - above, int(np.count_nonzero(values == pattern))
 
 
 class _Own(threading.local):

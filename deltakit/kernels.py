@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deltakit.apart import Apart
 from deltakit.drawn import Drawn, How
 from deltakit.formula import Formula
 from deltakit.stored import Entries, Filled, Stored, StoredSparse, dtype_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _MOST_ROWS = 256  # as in native/delta.h
 _MOST_PLACES = 1 << 31  # of which indices are told in 32 bits
 LANES = 64  # as in native/combine.h
-_INTERFACE = 6  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 7  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -141,10 +142,12 @@ def combine(
     base: Entries | None = None,
     *,
     squares: bool = False,
+    apart: Apart | None = None,
 ) -> Found | None:
     """Out = the formula of the deltas; with a base, out = base + that, rounded to its dtype.
 
-    Without `out`, only squares are found.
+    Without `out`, only squares are found. Of deltas that are stored whole, entries may be set
+    `apart`, with a base: what these become is to be replaced. None where that has no room for them.
     """
     if compiled is None or not 0 < len(deltas) <= _MOST_ROWS or deltas.dtype != "F32":
         return None
@@ -164,13 +167,23 @@ def combine(
     if None in rows:
         return None
     given = tuple(tuple(part) if isinstance(part, list) else part for part in formula)
-    found = compiled.combine(tuple(rows), count, given, shared, address, code, adds, squares)
+    aside = None if apart is None else apart.given
+    found = compiled.combine(tuple(rows), count, given, shared, address, code, adds, squares, aside)
     if found is None:
         return None
-    finite, changed, sums, left = found
+    finite, changed, sums, left, was_set = found
+    if apart is not None:
+        apart.count, apart.above = was_set
     if any(left):
         raise ValueError("bits and values of a sparse delta are not equally many")
     return Found(finite, changed, sums)
+
+
+def put(entries: Filled, places: np.ndarray, out: Filled) -> None:
+    """out[places] = entries, of one dtype that the kernels take; places int32."""
+    code = _CODES[entries.dtype]
+    where = places.ctypes.data
+    compiled.put(entries.raw.ctypes.data, code, where, len(places), out.raw.ctypes.data)
 
 
 def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:
@@ -179,6 +192,36 @@ def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:
         return False
     compiled.draw_bits(how, count, bits.ctypes.data)
     return True
+
+
+def magnitudes(
+    deltas: Sequence[LazyDelta], starts: Sequence[int], length: int, out: np.ndarray
+) -> bool:
+    """Write the bit patterns of magnitudes of `length` entries from each start on.
+
+    Of deltas that are stored whole, to out: int32 (k, starts * length). False where not done.
+    """
+    count, common = deltas[0].numel(), _common_base(deltas)
+    shared = None if common is None else _entries(common, count)
+    rows = [_row(delta, count, common) for delta in deltas]
+    if compiled is None or (common is not None and shared is None) or None in rows:
+        return False
+    where = out.ctypes.data
+    done: bool = compiled.magnitudes(tuple(rows), shared, tuple(starts), length, where)
+    return done
+
+
+def ranked(numbers: np.ndarray, wanted: int) -> tuple[int, int, int] | None:
+    """Return the `wanted`-th largest, which of its equals that is, and how many these are.
+
+    Of int32 numbers, none below 0; None where not done.
+    """
+    if not 0 < wanted <= len(numbers):
+        raise ValueError(f"number {wanted} of {len(numbers)}")
+    if compiled is None or numbers.dtype.str != "<i4" or len(numbers) >= _MOST_PLACES:
+        return None
+    found: tuple[int, int, int] = compiled.ranked(numbers.ctypes.data, len(numbers), wanted)
+    return found
 
 
 def bracket(

@@ -75,6 +75,31 @@ class Sieve:
         return room[:blocks]
 
 
+def largest(patterns: np.ndarray, wanted: int) -> tuple[int, int | None]:
+    """Return the `wanted`-th largest pattern, and its last index kept if not all equals are.
+
+    >>> import numpy as np
+    >>> largest(np.array([7, 9, 7, 7], np.int32), 3)
+    (7, 2)
+    >>> largest(np.array([7, 9, 7, 7], np.int32), 4)
+    (7, None)
+    """
+    import numpy as np
+
+    pattern, number, level = kernels.ranked(patterns, wanted) or _ranked(patterns, wanted)
+    if number == level:
+        return pattern, None
+    return pattern, int(np.flatnonzero(patterns == pattern)[number - 1])
+
+
+def _ranked(patterns: np.ndarray, wanted: int) -> tuple[int, int, int]:
+    import numpy as np
+
+    pattern = int(np.partition(patterns, len(patterns) - wanted)[len(patterns) - wanted])
+    above = int(np.count_nonzero(patterns > pattern))
+    return pattern, wanted - above, int(np.count_nonzero(patterns == pattern))
+
+
 def from_top(counts: np.ndarray, wanted: int) -> tuple[int, int]:
     """Return the bin that holds the `wanted`-th largest, and how many lie in the bins above it."""
     import numpy as np

@@ -54,12 +54,17 @@ def find_cuts(
     is above and gathers what is between, and the cut is found among these. Where the sample misled,
     `find_cut` finds it.
     """
+    import numpy as np
+
     sieve = Sieve()
     if numel <= _FEW:
         ranges = [(0, _HIGHEST) for _ in counts]
     else:
         seen = zip(*(_patterns(place, sieve) for place in sample()), strict=True)
-        ranges = [guess(*each) for each in zip(seen, (n / numel for n in counts), strict=True)]
+        ranges = [
+            guess(np.concatenate(each), count / numel)[:2]
+            for each, count in zip(seen, counts, strict=True)
+        ]
     most = MOST_HELD // min(2, len(ranges))
     brackets = [Bracket(n, *each, most) for n, each in zip(counts, ranges, strict=True)]
     still = list(range(len(brackets)))

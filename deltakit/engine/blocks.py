@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from deltakit.dtypes import itemsize, torch_dtype, widened
 from deltakit.engine.groups import Group
 from deltakit.engine.plan import Plan
-from deltakit.engine.room import ROOMS, Room
+from deltakit.engine.room import LARGE_ROOMS, ROOMS, SMALL, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.stored import in_memory
 from deltakit.strategies._stack import Stack
@@ -32,14 +32,22 @@ class Buffers:
     Allocated once, because fresh temporaries cost more in page faults than the arithmetic on them.
     """
 
-    def __init__(self, experts: int, block: int, room: int = 0, *, pins: bool = False) -> None:
+    def __init__(
+        self, experts: int, block: int, room: int = 0, large: int = 0, *, pins: bool = False
+    ) -> None:
         self.base, *self.experts = (_memory(block * 8, pins) for _ in range(1 + experts))
-        self._rooms = [Room(room) for _ in range(ROOMS)]
+        count = LARGE_ROOMS if large else ROOMS
+        self._rooms = [Room(max(room, large)) for _ in range(count)]
+        self._small = [Room(min(room, SMALL)) for _ in range(ROOMS)]
 
-    def room(self) -> Room:
-        """Return the output block that was handed over longest ago."""
-        self._rooms.append(self._rooms.pop(0))
-        return self._rooms[-1]
+    def room(self, nbytes: int) -> Room:
+        """Return the output block that was handed over longest ago, of those of that size.
+
+        Small tensors between large ones do not wait until these are written.
+        """
+        rooms = self._small if nbytes <= SMALL else self._rooms
+        rooms.append(rooms.pop(0))
+        return rooms[-1]
 
 
 def _memory(nbytes: int, pins: bool) -> np.ndarray:
@@ -203,7 +211,12 @@ def _stretches(numel: int) -> Iterator[tuple[int, int]]:
     return ((at, at + length) for at in (place * numel // places for place in range(places)))
 
 
-def room_bytes(plan: Plan) -> int:
-    """Return the bytes of the largest output block."""
+def room_bytes(plan: Plan) -> tuple[int, int]:
+    """Return the bytes of the largest output block, and of what is merged at once."""
     infos = [plan.output_info(name) for name in plan.base.infos]
-    return max(min(plan.scratch.block, info.numel) * max(1, itemsize(info.dtype)) for info in infos)
+    sizes = [(info.numel, max(1, itemsize(info.dtype))) for info in infos]
+    block, at_once = plan.scratch.block, plan.scratch.at_once
+    return (
+        max(min(block, numel) * size for numel, size in sizes),
+        at_once * max(size for _, size in sizes),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def execute(
         device=device,
         files=files,
     )
+    if there is not None:  # which gets blocks
+        plan = replace(plan, scratch=replace(plan.scratch, at_once=0))
     if device is not None or not plan.for_kernels:
         import torch  # noqa: F401  takes seconds the first time: not part of the merge
     began = time.perf_counter()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from deltakit.apart import PART
 from deltakit.bracket import MOST_HELD
-from deltakit.engine.room import ROOMS
+from deltakit.engine.room import LARGE_ROOMS, ROOMS
 from deltakit.errors import BadValue
 from deltakit.strategies._settings import Unit
 from deltakit.strategies._whole import LONG, MOST_TOGETHER
@@ -15,6 +16,7 @@ DEFAULT_BLOCK = 1 << 17  # entries, where they do not take more than ...
 DEFAULT_SCRATCH = 24 << 20  # ... so many bytes of a thread: deltas of up to 3 models do not
 KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
+MOST_AT_ONCE = 1 << 27  # bytes of a thread that merges parameters at once, where nothing is said
 MOST_DEFAULT_THREADS = 4
 
 
@@ -56,6 +58,15 @@ class Limits:
         # A multiple of 8 entries is whole bytes for every dtype, bits included.
         return threads, max(8, block // 8 * 8, -(-least // 8) * 8)
 
+    def at_once(self, used: int, threads: int, entry: float) -> int:
+        """Return the entries of the largest parameter that a thread may merge at once.
+
+        Each needs `entry` bytes, beside the `used` bytes of all threads.
+        """
+        memory = MOST_AT_ONCE if self.memory is None else (self.memory - used) // threads
+        entries = int(memory / entry)
+        return entries if self.block is None else min(entries, self.block)
+
     @staticmethod
     def _fitting(memory: int, threads: int, entry: int, looked: int, least: int) -> int:
         """Return the largest block whose scratch stays within `memory` bytes."""
@@ -89,6 +100,17 @@ def look_bytes(held: int, experts: int, *, computed: bool = False) -> int:
     each = min(held, MOST_HELD // min(2, together))
     blocks = 12 * block * (experts + 1) if computed else 0
     return together * (32 * each + 8 * block) + blocks
+
+
+def at_once_bytes(experts: int, size: int) -> float:
+    """Return the bytes that an entry of a parameter needs at most where it is merged at once.
+
+    `size` bytes are stored of each: results of two parameters, one on its way to the disk. Of an
+    entry set apart, what is stored of base and experts and what becomes of it, its place, its
+    magnitude, its place among these, and where that is level with the cut.
+    """
+    apart = size * (experts + 2) + 4 + 4 + 4 + 8
+    return LARGE_ROOMS * size + apart / PART
 
 
 def entry_bytes(experts: int, unit: Unit = "element", wide: bool = False) -> int:

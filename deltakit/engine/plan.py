@@ -12,7 +12,7 @@ from deltakit.engine.checks import Expert
 from deltakit.engine.groups import Group
 from deltakit.engine.keeping import Keeping
 from deltakit.engine.scores import scores_of
-from deltakit.engine.scratch import Scratch, for_kernels
+from deltakit.engine.scratch import Scratch, for_kernels, may_be_at_once
 from deltakit.engine.shapes import output_info, row_length
 from deltakit.engine.shards import Shard
 from deltakit.importance import ImportanceMap
@@ -113,6 +113,15 @@ class Plan:
         """What is read before the first block can be merged, of whatever parameter reads most."""
         every = {method.looks for group in self.groups for method in group.methods}
         return next((looks for looks in ("model", "tensor") if looks in every), "nothing")
+
+    def at_once(self, name: str) -> bool:
+        """Tell whether a parameter is merged in one piece, its cuts found in the same pass."""
+        info = self.base.infos[name]
+        return (
+            name in self.effective
+            and info.numel <= self.scratch.at_once
+            and may_be_at_once(name, info, self.effective, self.experts)
+        )
 
     def step(self, name: str) -> int:
         """Return how many entries of a tensor are worked on at a time: as its strategy allows."""

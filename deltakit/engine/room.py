@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROOMS = 4  # blocks of one thread that may be on their way at once
+LARGE_ROOMS = 2  # and of those that are whole parameters
+SMALL = 1 << 20  # bytes
 
 
 class Room:

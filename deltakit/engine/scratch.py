@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deltakit import kernels
+from deltakit.dtypes import itemsize
+from deltakit.engine.at_once import LEAST
 from deltakit.engine.checks import Expert
 from deltakit.engine.groups import Group
 from deltakit.engine.keeping import Keeping
@@ -15,6 +17,7 @@ from deltakit.engine.limits import (
     DEFAULT_SCRATCH,
     KERNEL_BLOCK,
     Limits,
+    at_once_bytes,
     entry_bytes,
     kernel_entry_bytes,
     look_bytes,
@@ -38,11 +41,13 @@ class Scratch:
     block: int  # entries
     entry: int  # bytes an entry of a block needs
     looked: int  # bytes held while a whole tensor is looked at
+    at_once: int = 0  # entries of the largest parameter that is merged at once, ...
+    whole: int = 0  # ... and the bytes that takes
 
     @property
     def nbytes(self) -> int:
         """Upper estimate of all of it."""
-        return self.threads * (self.block * self.entry + self.looked)
+        return self.threads * (self.block * self.entry + self.looked + self.whole)
 
 
 def for_kernels(
@@ -79,6 +84,7 @@ def settled(
 ) -> Scratch:
     """Return what the limits leave for a merge; raises BadValue where that is too little."""
     infos = {name: base.infos[name] for group in groups for name in group.names}
+    written = {name: output_info(info, recipe.dtype) for name, info in infos.items()}
     every = [info.numel for info in base.infos.values()]
     largest = max((info.numel for info in infos.values()), default=max(every))
     least, looked = 0, 0
@@ -98,4 +104,21 @@ def settled(
         entry += keeping.entry_bytes if keeping else 0
         usual = min(DEFAULT_BLOCK, DEFAULT_SCRATCH // entry)
     threads, block = limits.settle(entry, largest, looked, least, usual)
-    return Scratch(threads, block, entry, looked)
+    found = Scratch(threads, block, entry, looked)
+    size = max((itemsize(i.dtype) for i in (*infos.values(), *written.values())), default=1)
+    each = at_once_bytes(len(experts), size)
+    most = 0 if computed else limits.at_once(found.nbytes, threads, each)
+    sizes = (n.numel for name, n in infos.items() if may_be_at_once(name, n, effective, experts))
+    at_once = max((numel for numel in sizes if numel <= most), default=0)
+    return replace(found, at_once=at_once, whole=int(at_once * each))
+
+
+def may_be_at_once(
+    name: str, info: TensorInfo, effective: Mapping[str, Effective], experts: Sequence[Expert]
+) -> bool:
+    """Tell whether a parameter is large, trimmed, and of every expert all is there."""
+    return (
+        info.numel >= LEAST
+        and effective[name].method.trims is not None
+        and all(expert.source.most_values(name, info.numel) == info.numel for expert in experts)
+    )

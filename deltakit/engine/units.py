@@ -45,13 +45,13 @@ def units(plan: Plan, shards: Sequence[Shard]) -> Iterator[Unit | Look]:
     yield from chain.from_iterable(looks[:_AHEAD])
     for number, (name, info) in enumerate(tensors):
         yield from chain.from_iterable(looks[number + _AHEAD : number + _AHEAD + 1])
-        step = plan.step(name)
+        step = info.numel if plan.at_once(name) else plan.step(name)
         for start in range(0, max(1, info.numel), step):
             yield Unit(name, start, min(start + step, info.numel))
 
 
 def _looks(plan: Plan, name: str) -> Iterator[Look]:
-    if name not in plan.effective or not plan.base.infos[name].numel:
+    if name not in plan.effective or not plan.base.infos[name].numel or plan.at_once(name):
         return
     if plan.of(name).method.looks == "tensor":
         yield from (Look(name, 0, expert) for expert in range(len(plan.experts)))

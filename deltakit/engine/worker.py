@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deltakit.combination import Combination
 from deltakit.dtypes import DTYPES
+from deltakit.engine.at_once import AtOnce
 from deltakit.engine.blocks import Buffers, StackReader, room_bytes
 from deltakit.engine.device import Device
 from deltakit.engine.fold import Fold
@@ -59,10 +60,10 @@ class Worker:
 
     def _bring(self, piece: Unit) -> None:
         buffers = self._buffers()
-        room = buffers.room()
         info = self._plan.output_info(piece.name)
         bits = DTYPES[info.dtype][0]  # below 8 for dtypes that torch cannot hold
         first, last = piece.start * bits // 8, piece.stop * bits // 8
+        room = buffers.room(last - first)
         out = room.take(last - first, self._output.offset(piece.name, first))  # uint8 (bytes,)
         (self._merge if piece.name in self._plan.effective else self._copy)(piece, buffers, out)
         room.hand_over(self._output.write(piece.name, first, memoryview(out)))
@@ -80,11 +81,39 @@ class Worker:
         if buffers is None:
             plan = self._plan
             pins = self._device is not None and self._device.pins
-            buffers = Buffers(len(plan.experts), plan.scratch.block, self._room_bytes, pins=pins)
+            buffers = Buffers(len(plan.experts), plan.scratch.block, *self._room_bytes, pins=pins)
             self._own.buffers = buffers
         return buffers
 
+    def _at_once(self) -> AtOnce:
+        at_once: AtOnce | None = getattr(self._own, "at_once", None)
+        if at_once is None:
+            plan = self._plan
+            at_once = self._own.at_once = AtOnce(len(plan.experts), plan.scratch.at_once)
+        return at_once
+
     def _merge(self, unit: Unit, buffers: Buffers, out: np.ndarray) -> None:
+        if not self._plan.at_once(unit.name):
+            self._merge_block(unit, buffers, out)
+        elif not self._merge_at_once(unit, buffers, out):
+            step, size = self._plan.step(unit.name), len(out) // unit.stop
+            for start in range(0, unit.stop, step):
+                stop = min(start + step, unit.stop)
+                part = out[start * size : stop * size]
+                self._merge_block(Unit(unit.name, start, stop), buffers, part)
+
+    def _merge_at_once(self, unit: Unit, buffers: Buffers, out: np.ndarray) -> bool:
+        """Merge a whole parameter in one pass; False where it has to be merged by blocks."""
+        stack = self._reader.read(unit.name, unit.start, unit.stop, buffers)
+        effective = self._plan.of(unit.name)
+        result = Filled(self._plan.output_info(unit.name).dtype, out)
+        found = self._at_once().add_and_round(stack, effective.method, effective.scale, result)
+        if found is not None:
+            *squares, square = found.squares
+            self._tally.add(unit.name, squares, square, found.changed)
+        return found is not None
+
+    def _merge_block(self, unit: Unit, buffers: Buffers, out: np.ndarray) -> None:
         stack = self._reader.read(unit.name, unit.start, unit.stop, buffers)
         effective = self._plan.of(unit.name)
         merged = self._fold.merge(stack) if self._fold else effective.method.merged(stack)  # (n,)

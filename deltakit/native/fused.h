@@ -3,7 +3,7 @@
 #ifndef DELTAKIT_FUSED_H
 #define DELTAKIT_FUSED_H
 
-#include "sixteen.h"
+#include "apart.h"
 
 #if defined(BY_HAND)
 
@@ -111,9 +111,10 @@ static int fuse(Delta *deltas, Py_ssize_t k, Py_ssize_t from, Py_ssize_t n, cons
 
 #endif
 
-/* the whole slice, run after run; 0 where a file did not give what it should */
+/* the whole slice, run after run, perhaps with some entries set apart as they come; 0 where a file
+ * did not give what it should, or where there is no room for what is set apart */
 static int combine_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Formula *formula,
-                       const Values *base, Squares *squares, float *rows, Target *out)
+                       const Values *base, Squares *squares, float *rows, Target *out, Apart *apart)
 {
     const char *base_at = NULL;
     const int dtype = base ? base->dtype : F32;
@@ -123,6 +124,7 @@ static int combine_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Formula 
             if (!bring(deltas, k, base, at, n - at < STRETCH ? n - at : STRETCH, &base_at)) return 0;
         }
         else step(deltas, k, base, OFTEN, &base_at);
+        if (apart && !set_apart(deltas, k, at, count, base_at, dtype, apart)) return 0;
 #if defined(BY_HAND)
         if (!fuse(deltas, k, at, count, formula, base_at, dtype, squares, out))
 #endif

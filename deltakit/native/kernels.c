@@ -114,8 +114,42 @@ static int formula_of(PyObject *tuple, Py_ssize_t k, Formula *out)
     if (PyErr_Occurred()) return NULL;                                                             \
     Py_BEGIN_ALLOW_THREADS __VA_ARGS__; Py_END_ALLOW_THREADS
 
-static PyObject *found(const Delta *deltas, const Squares *squares, Py_ssize_t k, const Target *out)
+/* (a low and a high for each delta, most, addresses of places, of the base's entries and of those of
+ * each delta); 1, or 0 for None, -1 for an error */
+static int apart_of(PyObject *tuple, Py_ssize_t k, Apart *out)
 {
+    PyObject *part[5];
+    if (tuple == Py_None) return 0;
+    for (int i = 0; i < 5; i++)
+        if (!(part[i] = PyTuple_GetItem(tuple, i))) return -1;
+    out->most = PyLong_AsSsize_t(part[1]);
+    out->places = PyLong_AsVoidPtr(part[2]);
+    out->base = PyLong_AsVoidPtr(part[3]);
+    for (Py_ssize_t r = 0; r < k && !PyErr_Occurred(); r++) {
+        PyObject *range = PyTuple_GetItem(part[0], r), *entries = PyTuple_GetItem(part[4], r);
+        if (!range || !entries) return -1;
+        out->low[r] = (int32_t)PyLong_AsLong(PyTuple_GetItem(range, 0));
+        out->high[r] = (int32_t)PyLong_AsLong(PyTuple_GetItem(range, 1));
+        out->deltas[r] = PyLong_AsVoidPtr(entries);
+    }
+    return PyErr_Occurred() ? -1 : 1;
+}
+
+/* (how many were set apart, how many of each delta are higher) */
+static PyObject *found_apart(const Apart *apart, Py_ssize_t k)
+{
+    PyObject *above = PyTuple_New(k), *result = NULL;
+    for (Py_ssize_t r = 0; above && r < k; r++)
+        PyTuple_SetItem(above, r, PyLong_FromSsize_t(apart->above[r]));
+    if (above && !PyErr_Occurred()) result = Py_BuildValue("nO", apart->count, above);
+    Py_XDECREF(above);
+    return result;
+}
+
+static PyObject *found(const Delta *deltas, const Squares *squares, Py_ssize_t k, const Target *out,
+                       const Apart *apart)
+{
+    PyObject *aside = apart ? found_apart(apart, k) : Py_NewRef(Py_None);
     PyObject *sums = PyTuple_New(k + 1), *left = PyTuple_New(k), *result = NULL;
     uint32_t odd = 0, other = 0;
     for (Py_ssize_t r = 0; sums && left && r <= k; r++) {
@@ -126,20 +160,22 @@ static PyObject *found(const Delta *deltas, const Squares *squares, Py_ssize_t k
         odd |= out->odd[lane];
         other |= out->other[lane];
     }
-    if (sums && left && !PyErr_Occurred())
-        result = Py_BuildValue("OOOO", odd & ODD ? Py_False : Py_True, other ? Py_True : Py_False,
-                               sums, left);
+    if (sums && left && aside && !PyErr_Occurred())
+        result = Py_BuildValue("OOOOO", odd & ODD ? Py_False : Py_True, other ? Py_True : Py_False,
+                               sums, left, aside);
+    Py_XDECREF(aside);
     Py_XDECREF(sums);
     Py_XDECREF(left);
     return result;
 }
 
 /* (deltas, n, formula, base or None, address of the result or 0, its dtype, whether it is added to
- * the base, whether squares are wanted) -> (finite, changed, squares of each delta and the sum,
- * values left of each), or None where a file did not give what it should */
+ * the base, whether squares are wanted, what is set apart or None) -> (finite, changed, squares of
+ * each delta and the sum, values left of each, what was set apart), or None where a file did not give
+ * what it should, or too much was to be set apart */
 static PyObject *py_combine(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    EXPECT(8);
+    EXPECT(9);
     Values base;
     Formula formula;
     Target out = {POINTER(4), (int)SIZE(5), PyObject_IsTrue(args[6]), {0}, {0}};
@@ -149,19 +185,64 @@ static PyObject *py_combine(PyObject *self, PyObject *const *args, Py_ssize_t na
     PyObject *result = NULL;
     Delta *deltas = PyMem_Calloc((size_t)k + 1, sizeof *deltas);
     Squares *squares = PyMem_Calloc((size_t)k + 1, sizeof *squares);
+    Apart *apart = PyMem_Calloc(1, sizeof *apart);
     float *rows = PyMem_Malloc(((size_t)k + 1) * CHUNK * sizeof *rows);
-    if (!deltas || !squares || !rows) PyErr_NoMemory();
+    if (!deltas || !squares || !apart || !rows) PyErr_NoMemory();
     else if (deltas_of(args[0], MOST_ROWS, deltas) > 0 && formula_of(args[2], k, &formula) == 0) {
-        Py_BEGIN_ALLOW_THREADS
-        done = combine_all(deltas, k, n, &formula, has_base ? &base : NULL, wants ? squares : NULL,
-                           rows, &out);
-        Py_END_ALLOW_THREADS
-        result = done ? found(deltas, squares, k, &out) : Py_NewRef(Py_None);
+        int sets = apart_of(args[8], k, apart);
+        if (sets >= 0) {
+            Py_BEGIN_ALLOW_THREADS
+            done = combine_all(deltas, k, n, &formula, has_base ? &base : NULL,
+                               wants ? squares : NULL, rows, &out, sets ? apart : NULL);
+            Py_END_ALLOW_THREADS
+            result = done ? found(deltas, squares, k, &out, sets ? apart : NULL) : Py_NewRef(Py_None);
+        }
     }
+    PyMem_Free(apart);
     PyMem_Free(deltas);
     PyMem_Free(squares);
     PyMem_Free(rows);
     return result;
+}
+
+/* (deltas, base or None, starts, length, address of a row for each delta) -> whether the files gave
+ * what they should */
+static PyObject *py_magnitudes(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(5);
+    Values base;
+    Py_ssize_t length = SIZE(3), k = PyTuple_Size(args[0]), n_starts = PyTuple_Size(args[2]);
+    int has_base = values_of(args[1], &base), done = 0;
+    int32_t *out = POINTER(4);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *result = NULL;
+    Delta *deltas = PyMem_Calloc((size_t)k + 1, sizeof *deltas);
+    Py_ssize_t *starts = PyMem_Calloc((size_t)n_starts + 1, sizeof *starts);
+    if (!deltas || !starts) PyErr_NoMemory();
+    else if (deltas_of(args[0], MOST_ROWS, deltas) > 0) {
+        for (Py_ssize_t s = 0; s < n_starts; s++)
+            starts[s] = PyLong_AsSsize_t(PyTuple_GetItem(args[2], s));
+        if (!PyErr_Occurred()) {
+            Py_BEGIN_ALLOW_THREADS
+            done = magnitudes_all(deltas, k, has_base ? &base : NULL, starts, n_starts, length, out);
+            Py_END_ALLOW_THREADS
+            result = PyBool_FromLong(done);
+        }
+    }
+    PyMem_Free(deltas);
+    PyMem_Free(starts);
+    return result;
+}
+
+/* (numbers, how many, wanted) -> (the wanted-th largest, which of its equals, how many these are) */
+static PyObject *py_ranked(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(3);
+    const int32_t *numbers = POINTER(0);
+    Py_ssize_t n = SIZE(1), wanted = SIZE(2);
+    Ranked found;
+    RUN(found = ranked(numbers, n, wanted));
+    return Py_BuildValue("inn", (int)found.number, found.wanted, found.level);
 }
 
 /* (low, high, addresses of values and places); 0, or -1 for an error */
@@ -258,6 +339,18 @@ static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t na
     return PyLong_FromSsize_t(set);
 }
 
+/* (entries, their dtype, places, how many, out) */
+static PyObject *py_put(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(5);
+    const void *entries = POINTER(0), *places = POINTER(2);
+    int dtype = (int)SIZE(1);
+    Py_ssize_t count = SIZE(3);
+    void *out = POINTER(4);
+    RUN(put(entries, dtype, places, count, out));
+    return Py_NewRef(Py_None);
+}
+
 /* (whether to run what is written by hand for some processors, here only where this one can) ->
  * whether it was: so that one machine can compare both */
 static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -274,8 +367,8 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(bracket), METHOD(gram), METHOD(draw_bits), METHOD(scatter),
-    METHOD(by_hand), {NULL, NULL, 0, NULL},
+    METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(ranked), METHOD(bracket),
+    METHOD(gram), METHOD(draw_bits), METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,
@@ -288,7 +381,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 6) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 7) < 0) {
         Py_DECREF(made);
         return NULL;
     }

@@ -35,6 +35,61 @@ INLINE void magnitudes(Delta *delta, Py_ssize_t from, Py_ssize_t at, Py_ssize_t 
     for (Py_ssize_t i = 0; i < count; i++) bits[i] = (int32_t)(as_bits(x[i]) & 0x7fffffff);
 }
 
+/* bit patterns of `length` entries from each start on, of each delta in a row of its own; 0 where a
+ * file did not give what it should */
+WIDE static int magnitudes_all(Delta *deltas, Py_ssize_t k, const Values *base,
+                               const Py_ssize_t *starts, Py_ssize_t n_starts, Py_ssize_t length,
+                               int32_t *out)
+{
+    const char *base_at = NULL;
+    for (Py_ssize_t s = 0; s < n_starts; s++)
+        for (Py_ssize_t begin = 0; begin < length; begin += STRETCH) {
+            const Py_ssize_t n = length - begin < STRETCH ? length - begin : STRETCH;
+            if (!bring(deltas, k, base, starts[s] + begin, n, &base_at)) return 0;
+            for (Py_ssize_t r = 0; r < k; r++) {
+                int32_t *row = out + (r * n_starts + s) * length + begin;
+                CHUNKS(n, magnitudes(deltas + r, 0, at, count, base_at, base ? base->dtype : F32,
+                                     row + at););
+            }
+        }
+    return 1;
+}
+
+/* What is `wanted`-th largest of some numbers, which of its equals that is, and how many these are. */
+typedef struct {
+    int32_t number;
+    Py_ssize_t wanted, level;
+} Ranked;
+
+/* Counted by their upper bits, then by the next of those that share the upper ones: equals, of which
+ * there are many, cost nothing. The numbers are not below 0, and not fewer than `wanted`. */
+static Ranked ranked(const int32_t *numbers, Py_ssize_t n, Py_ssize_t wanted)
+{
+    enum { DIGIT = 11, BINS = 1 << DIGIT };
+    uint32_t lowest = INT32_MAX, highest = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const uint32_t number = (uint32_t)numbers[i];
+        lowest = number < lowest ? number : lowest;
+        highest = number > highest ? number : highest;
+    }
+    Ranked found = {(int32_t)lowest, wanted, n};
+    for (uint32_t width = highest - lowest; width;) {
+        int shift = 0;
+        while (width >> shift >= BINS) shift++;
+        uint32_t counts[BINS] = {0}, bin = width >> shift;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            const uint32_t above = (uint32_t)numbers[i] - lowest;
+            if (above <= width) counts[above >> shift]++;
+        }
+        for (; (Py_ssize_t)counts[bin] < found.wanted; bin--) found.wanted -= counts[bin];
+        found.level = counts[bin];
+        lowest += bin << shift;
+        width = ((uint32_t)1 << shift) - 1;
+        found.number = (int32_t)lowest;
+    }
+    return found;
+}
+
 #if defined(BY_HAND)
 /* bracket() of bfloat16 minus bfloat16, of up to OFTEN entries, a multiple of 32 */
 FUSED static void bracket_fused(const uint16_t *half, const uint16_t *other, Py_ssize_t from,

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit.combination import Combination
 from deltakit.errors import BadValue
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Looks, Unit, coarsest, farthest
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._strategy import Combining, Scores, Shape, Strategy, name_of
+from deltakit.strategies._strategy import (
+    Combining,
+    Scores,
+    Shape,
+    Strategy,
+    Trimming,
+    name_of,
+)
 from deltakit.strategies._streaming import Running, Streaming
 from deltakit.strategies._weighting import Weighting
 from deltakit.strategies._whole import Whole
@@ -98,6 +106,18 @@ class Method:
     def prepare(self, scores: Sequence[Scores], shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
         """Return the strategy's whole-model fact for each parameter."""
         return self.strategy.prepare(scores, shapes)
+
+    @property
+    def trims(self) -> float | None:
+        """The density that each tensor is trimmed to where all else is a formula of its entries."""
+        if not isinstance(self.strategy, Trimming) or not self.takes_stored():
+            return None
+        return self.strategy.trims
+
+    def of_trimmed(self, deltas: LazyDeltas, stack: Stack) -> Combination:
+        """Return what `merged` makes of trimmed deltas: a stack's, or some of their entries."""
+        assert isinstance(self.strategy, Trimming)
+        return self.strategy.of_trimmed(deltas, stack.weights).times(self._at(stack))
 
     def look(self, whole: Whole, expert: int) -> None:
         """Find ahead what `merge` will ask of a whole parameter about one expert."""

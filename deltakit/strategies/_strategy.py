@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from deltakit.combination import Combination
 from deltakit.errors import BadValue
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._settings import Settings
 from deltakit.strategies._stack import Stack
 from deltakit.strategies._whole import Whole
@@ -106,6 +107,19 @@ class Combining(Strategy):
 
     def merge(self, stack: Stack) -> Tensor:
         return self.combination(stack).tensor
+
+
+class Trimming(Combining):
+    """A strategy that trims each delta and combines what is left, entry by entry."""
+
+    @property
+    @abstractmethod
+    def trims(self) -> float | None:
+        """The density that each tensor is trimmed to; None where none is, or the whole model."""
+
+    @abstractmethod
+    def of_trimmed(self, deltas: LazyDeltas, weights: Sequence[float]) -> Combination:
+        """Return the combination of trimmed deltas, whichever entries of a tensor they are."""
 
 
 def name_of(piece: Settings) -> str:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from deltakit.combination import Combination
 from deltakit.formula import Formula
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack
-from deltakit.strategies._strategy import Combining, check_positive_weights, check_votes
+from deltakit.strategies._strategy import Trimming, check_positive_weights, check_votes
 from deltakit.strategies._streaming import (
     Running,
     Streaming,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ties(Combining, Streaming):
+class Ties(Trimming, Streaming):
     """Trim each delta, elect one sign per entry, average the deltas that agree with it.
 
     density: fraction of each delta kept, the largest magnitudes, of every tensor on its own or of
@@ -65,6 +66,10 @@ class Ties(Combining, Streaming):
         return "model" if self.scope == "global" else "tensor"
 
     @property
+    def trims(self) -> float | None:
+        return self.density if self.looks == "tensor" else None
+
+    @property
     def combines(self) -> Literal["mean", "sum"]:
         return self.combine
 
@@ -76,11 +81,12 @@ class Ties(Combining, Streaming):
         (check_votes if by_weight else check_positive_weights)("ties", weights)
 
     def combination(self, stack: Stack) -> Combination:
-        deltas = stack.lazy_trimmed(self.density, self.scope)  # (k, *shape)
+        return self.of_trimmed(stack.lazy_trimmed(self.density, self.scope), stack.weights)
+
+    def of_trimmed(self, deltas: LazyDeltas, weights: Sequence[float]) -> Combination:
         count = self.elect == "count"
-        votes = [1.0] * len(deltas) if count else stack.weights
-        divisors = self.divisors(stack.weights)
-        formula = Formula(stack.weights, votes=votes, divisors=divisors, by_count=count)
+        votes = [1.0] * len(deltas) if count else weights
+        formula = Formula(weights, votes=votes, divisors=self.divisors(weights), by_count=count)
         return Combination(deltas, formula)
 
     def divisors(self, weights: Sequence[float]) -> Sequence[float] | None:

@@ -40,9 +40,10 @@ def write_models(folder: Path, *, shards: int = 1, tensors: Any = None) -> None:
 def plan(folder: Path, strategy: str, limits: Limits | None = None, **recipe: Any) -> Plan:
     """Return the plan of merging a, b and c, or the `tasks` given by name."""
     tasks = recipe.pop("tasks", TASKS)
+    each = recipe.pop("weights", [1.0] * len(tasks))
     made = Recipe(
         base=str(folder / "base"),
-        tasks=[Task(task, str(folder / task)) for task in tasks],
+        tasks=[Task(t, str(folder / t), weight) for t, weight in zip(tasks, each, strict=True)],
         strategy=strategy,
         **recipe,
     )
