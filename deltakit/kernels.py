@@ -211,19 +211,6 @@ def magnitudes(
     return done
 
 
-def ranked(numbers: np.ndarray, wanted: int) -> tuple[int, int, int] | None:
-    """Return the `wanted`-th largest, which of its equals that is, and how many these are.
-
-    Of int32 numbers, none below 0; None where not done.
-    """
-    if not 0 < wanted <= len(numbers):
-        raise ValueError(f"number {wanted} of {len(numbers)}")
-    if compiled is None or numbers.dtype.str != "<i4" or len(numbers) >= _MOST_PLACES:
-        return None
-    found: tuple[int, int, int] = compiled.ranked(numbers.ctypes.data, len(numbers), wanted)
-    return found
-
-
 def bracket(
     deltas: Sequence[LazyDelta], lows: Sequence[int], highs: Sequence[int], room: np.ndarray
 ) -> list[tuple[int, int]] | None:

@@ -86,18 +86,11 @@ def largest(patterns: np.ndarray, wanted: int) -> tuple[int, int | None]:
     """
     import numpy as np
 
-    pattern, number, level = kernels.ranked(patterns, wanted) or _ranked(patterns, wanted)
-    if number == level:
-        return pattern, None
-    return pattern, int(np.flatnonzero(patterns == pattern)[number - 1])
-
-
-def _ranked(patterns: np.ndarray, wanted: int) -> tuple[int, int, int]:
-    import numpy as np
-
-    pattern = int(np.partition(patterns, len(patterns) - wanted)[len(patterns) - wanted])
-    above = int(np.count_nonzero(patterns > pattern))
-    return pattern, wanted - above, int(np.count_nonzero(patterns == pattern))
+    place = len(patterns) - wanted
+    pattern = int(np.partition(patterns, place)[place])
+    number = wanted - int(np.count_nonzero(patterns > pattern))
+    equals = np.flatnonzero(patterns == pattern)
+    return pattern, None if number == len(equals) else int(equals[number - 1])
 
 
 def from_top(counts: np.ndarray, wanted: int) -> tuple[int, int]:

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from deltakit import kernels, ops
@@ -20,7 +18,6 @@ from deltakit.dtypes import safetensors_dtype
 from deltakit.engine.rounding import add_and_round
 from deltakit.formula import Formula
 from deltakit.lazy import LazyDelta, LazyDeltas
-from deltakit.magnitudes import largest
 from deltakit.rng import Draws
 from deltakit.stored import Stored, StoredSparse
 from deltakit.strategies._facts import gram
@@ -421,28 +418,3 @@ def test_magnitudes_of_stretches_are_torchs(dtype: torch.dtype) -> None:
         for ours, theirs in zip(found, expected, strict=True):
             same = torch.from_numpy(ours) == theirs.view(torch.int32)
             assert bool((same | theirs.isnan()).all())
-
-
-@given(
-    numbers=st.lists(st.integers(0, 2**31 - 1) | st.integers(5000, 5003), min_size=1),
-    data=st.data(),
-)
-def test_a_ranked_number_is_that_of_the_sorted(numbers: list[int], data: st.DataObject) -> None:
-    wanted = data.draw(st.integers(1, len(numbers)))
-    number = sorted(numbers, reverse=True)[wanted - 1]
-    above = sum(each > number for each in numbers)
-    expected = number, wanted - above, numbers.count(number)
-    for loops in (nullcontext, without_kernels):
-        with loops():
-            pattern, last = largest(np.array(numbers, dtype=np.int32), wanted)
-        assert pattern == number
-        ends = [at for at, each in enumerate(numbers) if each == number]
-        assert last == (None if wanted - above == len(ends) else ends[wanted - above - 1])
-    if kernels.compiled is not None:
-        assert kernels.ranked(np.array(numbers, dtype=np.int32), wanted) == expected
-
-
-@pytest.mark.parametrize("wanted", [0, 4])
-def test_a_rank_that_no_number_has_is_refused(wanted: int) -> None:
-    with pytest.raises(ValueError, match=f"number {wanted} of 3"):
-        kernels.ranked(np.zeros(3, dtype=np.int32), wanted)

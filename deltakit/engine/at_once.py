@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     pass
 
 LEAST = 1 << 18  # entries: of fewer no sample tells enough
-_PLACES, _STRETCH = 32, 8192  # of the sample, and entries at each, where that is ...
-_SAMPLED = 1 / 8  # ... no more than such a part of all
+_PLACES = 32  # of the sample
 _INFINITY = 0x7F800000  # as a bit pattern
 
 Range = tuple[int, int]  # of bit patterns, that a cut lies in
@@ -94,7 +93,8 @@ def _ranges(deltas: LazyDeltas, share: float) -> list[Range] | None:
     import numpy as np
 
     numel = deltas.each[0].numel()
-    length = min(_STRETCH, int(numel * _SAMPLED) // _PLACES)
+    # The more are sampled the fewer are set apart, as the square root: this is about the cheapest.
+    length = int(8 * numel ** (2 / 3)) // _PLACES
     starts = [place * numel // _PLACES for place in range(_PLACES)]
     sample = np.empty((len(deltas), _PLACES * length), dtype=np.int32)
     if not kernels.magnitudes(deltas.each, starts, length, sample):

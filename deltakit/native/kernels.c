@@ -234,17 +234,6 @@ static PyObject *py_magnitudes(PyObject *self, PyObject *const *args, Py_ssize_t
     return result;
 }
 
-/* (numbers, how many, wanted) -> (the wanted-th largest, which of its equals, how many these are) */
-static PyObject *py_ranked(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    EXPECT(3);
-    const int32_t *numbers = POINTER(0);
-    Py_ssize_t n = SIZE(1), wanted = SIZE(2);
-    Ranked found;
-    RUN(found = ranked(numbers, n, wanted));
-    return Py_BuildValue("inn", (int)found.number, found.wanted, found.level);
-}
-
 /* (low, high, addresses of values and places); 0, or -1 for an error */
 static int bracket_of(PyObject *tuple, Bracket *out)
 {
@@ -367,7 +356,7 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(ranked), METHOD(bracket),
+    METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(bracket),
     METHOD(gram), METHOD(draw_bits), METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
 };
 

@@ -55,41 +55,6 @@ WIDE static int magnitudes_all(Delta *deltas, Py_ssize_t k, const Values *base,
     return 1;
 }
 
-/* What is `wanted`-th largest of some numbers, which of its equals that is, and how many these are. */
-typedef struct {
-    int32_t number;
-    Py_ssize_t wanted, level;
-} Ranked;
-
-/* Counted by their upper bits, then by the next of those that share the upper ones: equals, of which
- * there are many, cost nothing. The numbers are not below 0, and not fewer than `wanted`. */
-static Ranked ranked(const int32_t *numbers, Py_ssize_t n, Py_ssize_t wanted)
-{
-    enum { DIGIT = 11, BINS = 1 << DIGIT };
-    uint32_t lowest = INT32_MAX, highest = 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const uint32_t number = (uint32_t)numbers[i];
-        lowest = number < lowest ? number : lowest;
-        highest = number > highest ? number : highest;
-    }
-    Ranked found = {(int32_t)lowest, wanted, n};
-    for (uint32_t width = highest - lowest; width;) {
-        int shift = 0;
-        while (width >> shift >= BINS) shift++;
-        uint32_t counts[BINS] = {0}, bin = width >> shift;
-        for (Py_ssize_t i = 0; i < n; i++) {
-            const uint32_t above = (uint32_t)numbers[i] - lowest;
-            if (above <= width) counts[above >> shift]++;
-        }
-        for (; (Py_ssize_t)counts[bin] < found.wanted; bin--) found.wanted -= counts[bin];
-        found.level = counts[bin];
-        lowest += bin << shift;
-        width = ((uint32_t)1 << shift) - 1;
-        found.number = (int32_t)lowest;
-    }
-    return found;
-}
-
 #if defined(BY_HAND)
 /* bracket() of bfloat16 minus bfloat16, of up to OFTEN entries, a multiple of 32 */
 FUSED static void bracket_fused(const uint16_t *half, const uint16_t *other, Py_ssize_t from,

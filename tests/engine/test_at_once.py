@@ -113,7 +113,7 @@ def hardly_changed(base: torch.Tensor) -> list[torch.Tensor]:
 
 def sampled() -> torch.Tensor:
     """Return which entries the sample is taken of."""
-    found, length = torch.zeros(COUNT, dtype=torch.bool), COUNT // 8 // 32
+    found, length = torch.zeros(COUNT, dtype=torch.bool), int(8 * COUNT ** (2 / 3)) // 32
     for place in range(32):
         start = place * COUNT // 32
         found[start : start + length] = True
