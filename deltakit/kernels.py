@@ -194,6 +194,17 @@ def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:
     return True
 
 
+def count_bits(bits: np.ndarray, count: int, each: int, counts: np.ndarray) -> bool:
+    """Write how many of the first `count` bits are set, up to the end of every `each`, to `counts`.
+
+    bits uint8; each a multiple of 8; counts int64, one for every `each` bits begun.
+    """
+    if compiled is None:
+        return False
+    compiled.count_bits(bits.ctypes.data, count, each, counts.ctypes.data)
+    return True
+
+
 def magnitudes(
     deltas: Sequence[LazyDelta], starts: Sequence[int], length: int, out: np.ndarray
 ) -> bool:

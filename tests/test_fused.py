@@ -37,8 +37,10 @@ def bf16(count: int, seed: int, scale: float = 1.0) -> Tensor:
     return numbers.to(torch.bfloat16)
 
 
-def sparse(count: int, seed: int, skip: int = 3) -> StoredSparse:
-    kept = np.random.default_rng(seed).random(count) < 0.3
+def sparse(count: int, seed: int) -> StoredSparse:
+    """Return a delta of one of several densities, whose bits begin with a byte or within one."""
+    density, skip = [0.3, 0.02, 0.3, 0.001][seed % 4], [8, 3, 0][seed % 3]
+    kept = np.random.default_rng(seed).random(count) < density
     bits = np.packbits(np.concatenate([np.ones(skip, bool), kept]), bitorder="little")
     return StoredSparse(bf16(int(kept.sum()), seed, 0.25), bits, skip, count)
 

@@ -94,6 +94,18 @@ INLINE uint64_t bits_from(const uint8_t *bits, Py_ssize_t at, Py_ssize_t count)
     return count < 64 ? word & (((uint64_t)1 << count) - 1) : word;
 }
 
+/* how many of `n` bits are set, up to the end of every `each` of them, a multiple of 8 */
+WIDE static void count_bits(const uint8_t *bits, Py_ssize_t n, Py_ssize_t each, int64_t *counts)
+{
+    int64_t set = 0;
+    for (Py_ssize_t at = 0; at < n; *counts++ = set) {
+        const Py_ssize_t end = n - at < each ? n : at + each;
+        for (; at + 64 <= end; at += 64) set += bits_set(bits_from(bits, at, 64));
+        if (at < end) set += bits_set(bits_from(bits, at, end - at));
+        at = end;
+    }
+}
+
 /* whether there is nothing to do but to take the difference */
 INLINE int is_plain(const Delta *delta)
 {

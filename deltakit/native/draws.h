@@ -41,32 +41,44 @@ BY_HAND static inline __m512i splitmix_8(uint64_t key, uint64_t word)
     return _mm512_xor_si512(z, _mm512_srli_epi64(z, 31));
 }
 
+/* keep those entries that are level, of up to 64 words of them, where the other stream says so */
+BY_HAND static inline void settle_levels(const Draws *draws, uint64_t index, int words,
+                                         const uint64_t *level, uint64_t *below)
+{
+    uint64_t any = 0; /* a bit for each word: a few have levels, which a branch each would miss */
+    for (int i = 0; i < words; i += 8) {
+        const __mmask8 there = (__mmask8)(words - i < 8 ? (1 << (words - i)) - 1 : 0xff);
+        const __m512i eight = _mm512_maskz_loadu_epi64(there, level + i);
+        any |= (uint64_t)_mm512_test_epi64_mask(eight, eight) << i;
+    }
+    for (; any; any &= any - 1) {
+        const int i = lowest_bit(any);
+        for (uint64_t set = level[i]; set; set &= set - 1) {
+            const int bit = lowest_bit(set);
+            const uint64_t word = splitmix(draws->level_key, index + (uint64_t)(64 * i + bit));
+            below[i] |= (uint64_t)(word >> 11 < draws->limit) << bit;
+        }
+    }
+}
+
 /* bits of `count` entries from `at` of the slice on, up to OFTEN, and what comes of a last word */
 BY_HAND static void draw_words(const Draws *draws, Py_ssize_t at, Py_ssize_t count,
                                uint64_t kept[WORDS])
 {
     const uint64_t index = draws->start + (uint64_t)at, first = index / 8;
-    const int skip = (int)(index % 8), words = (int)((count + 63) / 64);
+    const int skip = (int)(index % 8), words = (int)((count + 63) / 64), drawn = words + (skip > 0);
     const __m512i whole = _mm512_set1_epi8((char)draws->whole);
-    uint64_t below[WORDS + 1] = {0}; /* of entries from 8 * first on */
-    uint16_t level[OFTEN + 64 + 2]; /* which of them are level with `whole` */
-    int levels = 0;
-    for (int i = 0; i < words + (skip > 0); i++) {
+    uint64_t below[WORDS + 1], level[WORDS + 1]; /* of entries from 8 * first on */
+    for (int i = 0; i < drawn; i++) {
         __m512i bytes = splitmix_8(draws->key, first + 8 * (uint64_t)i);
         below[i] = _mm512_cmplt_epu8_mask(bytes, whole);
-        uint64_t set = draws->limit ? _mm512_cmpeq_epu8_mask(bytes, whole) : 0;
-        for (int twice = 0; twice < 2; twice++, set &= set - 1) { /* without a branch to be missed */
-            level[levels] = (uint16_t)(64 * i + __builtin_ctzll(set | 1ull << 63));
-            levels += set != 0;
-        }
-        for (; set; set &= set - 1) level[levels++] = (uint16_t)(64 * i + lowest_bit(set));
+        level[i] = _mm512_cmpeq_epu8_mask(bytes, whole);
     }
-    for (int i = 0; i < levels; i++) {
-        uint64_t word = splitmix(draws->level_key, 8 * first + level[i]);
-        below[level[i] / 64] |= (uint64_t)(word >> 11 < draws->limit) << level[i] % 64;
-    }
-    for (int i = 0; i < words; i++)
-        kept[i] = skip ? below[i] >> skip | below[i + 1] << (64 - skip) : below[i];
+    for (int i = 0; draws->limit && i < drawn; i += 64)
+        settle_levels(draws, 8 * first + 64 * (uint64_t)i, drawn - i < 64 ? drawn - i : 64,
+                      level + i, below + i);
+    if (!skip) memcpy(kept, below, sizeof *kept * (size_t)words);
+    else for (int i = 0; i < words; i++) kept[i] = below[i] >> skip | below[i + 1] << (64 - skip);
 }
 
 BY_HAND static void draw_bits_by_hand(const Draws *draws, Py_ssize_t n, uint8_t *bits)

@@ -62,6 +62,17 @@ INLINE int lowest_bit(uint64_t word)
 #endif
 }
 
+INLINE int bits_set(uint64_t word)
+{
+#if defined(__GNUC__)
+    return __builtin_popcountll(word);
+#else
+    int count = 0;
+    for (; word; word &= word - 1) count++;
+    return count;
+#endif
+}
+
 /* one bit for each eight of CHUNK bytes that are not all 0 */
 INLINE uint32_t eights(const uint8_t *bytes)
 {

@@ -42,13 +42,15 @@ static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Ru
  * read them 32 at a time */
 FUSED static int bits_of(const Run *run, const Delta *delta, int kind, uint64_t *words)
 {
+    const Py_ssize_t at = delta->skip + run->from, count = run->n / 64;
     Py_ssize_t set = 0;
     if (kind == DRAWN) draw_words(&delta->drawn, run->from, run->n, words);
-    for (Py_ssize_t at = 0; kind == SPARSE && at < run->n; at += 64) {
-        words[at / 64] = bits_from(delta->bits, delta->skip + run->from + at, 64);
-        set += __builtin_popcountll(words[at / 64]);
-    }
-    return kind != SPARSE || delta->left - set >= 32;
+    if (kind != SPARSE) return 1;
+    if (at % 8 == 0) memcpy(words, delta->bits + at / 8, (size_t)count * 8);
+    else for (Py_ssize_t i = 0; i < count; i++) words[i] = bits_from(delta->bits, at + 64 * i, 64);
+    if (delta->left >= run->n + 32) return 1; /* however many are set */
+    for (Py_ssize_t i = 0; i < count; i++) set += __builtin_popcountll(words[i]);
+    return delta->left - set >= 32;
 }
 
 static int all_units(const Formula *formula, Py_ssize_t k)

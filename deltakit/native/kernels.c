@@ -316,6 +316,17 @@ static PyObject *py_draw_bits(PyObject *self, PyObject *const *args, Py_ssize_t 
     return Py_NewRef(Py_None);
 }
 
+/* (bits, n, of how many at a time they are counted, room for the counts) */
+static PyObject *py_count_bits(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(4);
+    const uint8_t *bits = POINTER(0);
+    Py_ssize_t n = SIZE(1), each = SIZE(2);
+    int64_t *counts = POINTER(3);
+    RUN(count_bits(bits, n, each, counts));
+    return Py_NewRef(Py_None);
+}
+
 /* (values, how many, dtype, bits, bits to skip, n, base or 0, out) -> how many bits were set */
 static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -356,8 +367,8 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(bracket),
-    METHOD(gram), METHOD(draw_bits), METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
+    METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(bracket), METHOD(gram),
+    METHOD(draw_bits), METHOD(count_bits), METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,

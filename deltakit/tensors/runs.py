@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from deltakit import kernels
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -124,11 +126,12 @@ def _counts(bits: np.ndarray, numel: int) -> np.ndarray:
     """Return how many values there are up to the end of each chunk of a run."""
     import numpy as np
 
-    if numel < _RUN:  # the last run: chunks of the same length, and no bits past the last entry
-        whole = np.zeros(-(-numel // CHUNK) * CHUNK // 8, dtype=np.uint8)
-        whole[: len(bits)] = bits
-        if numel % 8:
-            whole[len(bits) - 1] &= (1 << numel % 8) - 1
-        bits = whole
-    each = np.bitwise_count(bits.view(np.uint64)).reshape(-1, CHUNK // 64)
-    return np.cumsum(each.sum(axis=1, dtype=np.int64))
+    counts = np.empty(-(-numel // CHUNK), dtype=np.int64)
+    if kernels.count_bits(bits, numel, CHUNK, counts):
+        return counts
+    whole = np.zeros(len(counts) * CHUNK // 8, dtype=np.uint8)  # chunks of the same length
+    whole[: len(bits)] = bits
+    if numel % 8:  # no bits past the last entry
+        whole[len(bits) - 1] &= (1 << numel % 8) - 1
+    each = np.bitwise_count(whole.view(np.uint64)).reshape(-1, CHUNK // 64)
+    return np.cumsum(each.sum(axis=1, dtype=np.int64), out=counts)

@@ -6,7 +6,8 @@ from threading import Event
 import numpy as np
 import pytest
 
-from deltakit.tensors.runs import _RUN, Runs
+from deltakit.tensors.runs import _RUN, CHUNK, Runs, _counts
+from tests.kernels import without_kernels
 
 SOON = 30  # seconds after which a test gives up
 
@@ -56,3 +57,15 @@ def test_what_one_thread_could_not_read_another_tries():
             first.result(SOON)
         assert second.result(SOON) == 8
     assert starts == [0, _RUN, 0]
+
+
+@pytest.mark.parametrize("numel", [1, 7, 64, 100, CHUNK - 1, CHUNK, 2 * CHUNK + 65, _RUN])
+def test_values_are_counted_to_the_end_of_each_chunk_and_not_past_the_last_entry(numel: int):
+    bits = np.random.default_rng(0).integers(256, size=-(-numel // 8), dtype=np.uint8)
+    bits[-1] |= 0x80
+    kept = np.unpackbits(bits, count=numel, bitorder="little")
+    ends = [*range(CHUNK, numel, CHUNK), numel]
+    expected = [int(kept[:end].sum()) for end in ends]
+    assert _counts(bits, numel).tolist() == expected
+    with without_kernels():
+        assert _counts(bits, numel).tolist() == expected
