@@ -100,7 +100,11 @@ WIDE static void count_bits(const uint8_t *bits, Py_ssize_t n, Py_ssize_t each, 
     int64_t set = 0;
     for (Py_ssize_t at = 0; at < n; *counts++ = set) {
         const Py_ssize_t end = n - at < each ? n : at + each;
-        for (; at + 64 <= end; at += 64) set += bits_set(bits_from(bits, at, 64));
+        for (; at + 64 <= end; at += 64) {
+            uint64_t word;
+            memcpy(&word, bits + at / 8, 8);
+            set += bits_set(word);
+        }
         if (at < end) set += bits_set(bits_from(bits, at, end - at));
         at = end;
     }

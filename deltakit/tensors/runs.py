@@ -41,6 +41,7 @@ class Runs:
         self._before: list[int] = [0]  # values before entry 0, CHUNK, 2 CHUNK, ... and at the end
         self._complete = False  # whether all values are counted
         self._runs: dict[int, np.ndarray] = {}
+        self._counts: dict[int, list[int]] = {}  # of runs after those that `_before` tells of
         self._reading: set[int] = set()
 
     def bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
@@ -90,10 +91,13 @@ class Runs:
         self._lock.release()
         try:
             bits = self._read(start, stop)
+            counts = _counts(bits, stop - start)  # at once: they are still next to the processor
         finally:
             self._lock.acquire()
             self._reading.discard(number)
             self._lock.notify_all()
+        if start >= self._counted:
+            self._counts[number] = counts
         if not self._complete:
             while len(self._runs) >= _REMEMBERED:
                 del self._runs[next(iter(self._runs))]
@@ -104,17 +108,24 @@ class Runs:
         """Count the values of all entries up to `stop`, and of the first run at least."""
         if self._complete:
             return
-        while (len(self._before) - 1) * CHUNK < min(max(stop, 1), self._numel):
-            start = (len(self._before) - 1) * CHUNK
-            counts = _counts(self._run(start // _RUN), min(_RUN, self._numel - start))
-            if (len(self._before) - 1) * CHUNK == start:  # no other thread counted it meanwhile
-                self._before += (self._before[-1] + counts).tolist()
-        complete, found = (len(self._before) - 1) * CHUNK >= self._numel, self._before[-1]
+        while self._counted < min(max(stop, 1), self._numel):
+            number = self._counted // _RUN
+            if number in self._counts:
+                before = self._before[-1]
+                self._before += [before + count for count in self._counts.pop(number)]
+            else:
+                self._run(number)
+        complete, found = self._counted >= self._numel, self._before[-1]
         if found > self._count or (complete and (found < self._count or self._strays())):
             raise Miscounted(f"{self._count} values stand for {found} kept entries")
         if complete:
             self._complete = True
             self._runs.clear()
+
+    @property
+    def _counted(self) -> int:
+        """How many entries are counted, rounded up to a whole chunk."""
+        return (len(self._before) - 1) * CHUNK
 
     def _strays(self) -> bool:
         """Tell whether a bit past the last entry is set."""
@@ -122,16 +133,16 @@ class Runs:
         return past > 0 and bool(self._run((self._numel - 1) // _RUN)[-1] >> past)
 
 
-def _counts(bits: np.ndarray, numel: int) -> np.ndarray:
+def _counts(bits: np.ndarray, numel: int) -> list[int]:
     """Return how many values there are up to the end of each chunk of a run."""
     import numpy as np
 
     counts = np.empty(-(-numel // CHUNK), dtype=np.int64)
-    if kernels.count_bits(bits, numel, CHUNK, counts):
-        return counts
-    whole = np.zeros(len(counts) * CHUNK // 8, dtype=np.uint8)  # chunks of the same length
-    whole[: len(bits)] = bits
-    if numel % 8:  # no bits past the last entry
-        whole[len(bits) - 1] &= (1 << numel % 8) - 1
-    each = np.bitwise_count(whole.view(np.uint64)).reshape(-1, CHUNK // 64)
-    return np.cumsum(each.sum(axis=1, dtype=np.int64), out=counts)
+    if not kernels.count_bits(bits, numel, CHUNK, counts):
+        whole = np.zeros(len(counts) * CHUNK // 8, dtype=np.uint8)  # chunks of the same length
+        whole[: len(bits)] = bits
+        if numel % 8:  # no bits past the last entry
+            whole[len(bits) - 1] &= (1 << numel % 8) - 1
+        each = np.bitwise_count(whole.view(np.uint64)).reshape(-1, CHUNK // 64)
+        np.cumsum(each.sum(axis=1, dtype=np.int64), out=counts)
+    return counts.tolist()
