@@ -18,7 +18,7 @@ from deltakit.engine.rounding import add_and_round
 from deltakit.formula import Formula
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.rng import Draws
-from deltakit.stored import StoredSparse
+from deltakit.stored import StoredSparse, in_memory
 from tests.kernels import room_for, without_kernels, without_loops_by_hand
 
 pytestmark = pytest.mark.skipif(kernels.compiled is None, reason="no kernels were built")
@@ -37,9 +37,9 @@ def bf16(count: int, seed: int, scale: float = 1.0) -> Tensor:
     return numbers.to(torch.bfloat16)
 
 
-def sparse(count: int, seed: int) -> StoredSparse:
+def sparse(count: int, seed: int, density: float | None = None) -> StoredSparse:
     """Return a delta of one of several densities, whose bits begin with a byte or within one."""
-    density, skip = [0.3, 0.02, 0.3, 0.001][seed % 4], [8, 3, 0][seed % 3]
+    density, skip = density or [0.3, 0.02, 0.3, 0.001][seed % 4], [8, 3, 0][seed % 3]
     kept = np.random.default_rng(seed).random(count) < density
     bits = np.packbits(np.concatenate([np.ones(skip, bool), kept]), bitorder="little")
     return StoredSparse(bf16(int(kept.sum()), seed, 0.25), bits, skip, count)
@@ -165,6 +165,27 @@ def test_too_few_values_of_a_sparse_delta_are_an_error() -> None:
     few = StoredSparse(whole.values[:-40], whole.bits, whole.skip, NUMEL)
     with pytest.raises(ValueError, match="not equally many"):
         merged(base, [LazyDelta(few)], MERGES["sum"])
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("bits", [0, 0x7FC1, -0x80, 0x7F80])
+def test_entries_that_no_sparse_delta_has_are_the_bases(bits: int, merge: str) -> None:
+    base = bf16(NUMEL, 99)
+    deltas = [LazyDelta(sparse(NUMEL, number, 0.002)) for number in range(3)]
+    kept = [in_memory(delta.stored) != 0 for delta in deltas]
+    empty = (~torch.stack(kept).any(0)).view(-1, 64).all(1).nonzero()
+    assert 20 < len(empty) < NUMEL // 64
+    base.view(torch.int16)[int(empty[10]) * 64 + 7] = bits
+    check(base, deltas, MERGES[merge])
+
+
+@pytest.mark.parametrize(("weight", "factor"), [(float("inf"), 1.0), (1.0, float("inf"))])
+def test_where_no_sparse_delta_has_an_entry_infinity_spoils_it_all_the_same(
+    weight: float, factor: float
+) -> None:
+    base = bf16(NUMEL, 99)
+    deltas = [LazyDelta(sparse(NUMEL, number, 1e-9)) for number in range(2)]
+    check(base, deltas, lambda d: Combination.sum(d, [weight, 1.0]).times(factor))
 
 
 @settings(max_examples=100, deadline=None)

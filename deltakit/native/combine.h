@@ -53,7 +53,8 @@ WIDE static void settle(Squares *squares, Py_ssize_t count)
 {
     for (Squares *each = squares; each < squares + count; each++) {
         double sums[8] = {0};
-        for (int lane = 0; lane < LANES; lane++) sums[lane % 8] += each->lanes[lane];
+        for (int lane = 0; lane < LANES; lane += 8) /* loops that the compiler finds vectors in */
+            for (int i = 0; i < 8; i++) sums[i] += each->lanes[lane + i];
         for (int i = 0; i < 8; i++) each->sum += sums[i];
         memset(each->lanes, 0, sizeof each->lanes);
     }

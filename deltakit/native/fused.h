@@ -11,7 +11,8 @@
 static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Run *run)
 {
     int kind = -1;
-    float mass = 0.0f;
+    float mass = 0.0f, nothing = 0.0f / formula->divisor; /* NaN from what is not finite */
+    for (Py_ssize_t f = 0; f < formula->n_factors; f++) nothing *= formula->factors[f];
     for (Py_ssize_t r = 0; r < k; r++) {
         const Delta *delta = deltas + r;
         const Py_ssize_t ties = delta->ties - run->from, top_ties = delta->top_ties - run->from;
@@ -32,8 +33,10 @@ static int rows_of(const Delta *deltas, Py_ssize_t k, const Formula *formula, Ru
         row->divisor = formula->divides ? formula->divisors[r] : 0.0f;
         run->minus_base = delta->minus_base;
         mass += row->divisor;
+        nothing += 0.0f * row->weight;
         kind = own;
     }
+    run->leaves = nothing == 0.0f;
     run->inverts = mass < 0x1p100f;
     return kind;
 }

@@ -36,6 +36,7 @@ typedef struct {
     uint16_t *out;
     const uint64_t (*words)[WORDS]; /* of each delta a bit for each entry: those kept or stored */
     int minus_base, divides;
+    int leaves; /* whether an entry that no delta has is the base's: no weight or factor is infinite */
     int inverts; /* whether divisors are so small that powers of two have reciprocals */
     float divisor;
     const float *factors;
@@ -179,6 +180,17 @@ FUSED INLINE void fuse_32(Run *run, const Py_ssize_t k, const Kind kind, const i
     _mm512_storeu_si512(run->out + at, out);
 }
 
+/* 64 entries, number `at` .. of the run, that no delta has */
+FUSED INLINE void copy_64(const Run *run, Py_ssize_t at, Sums *sums)
+{
+    const __m512i highest = _mm512_set1_epi16(0x7fff);
+    for (int part = 0; part < 64; part += 32) {
+        const __m512i base = _mm512_loadu_si512(run->base + at + part);
+        sums->base = _mm512_max_epu16(sums->base, _mm512_and_si512(base, highest));
+        _mm512_storeu_si512(run->out + at + part, base);
+    }
+}
+
 FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const int elects,
                            const int units, Sums *sums)
 {
@@ -187,9 +199,15 @@ FUSED INLINE void fuse_run(Run *run, const Py_ssize_t k, const Kind kind, const 
     memset(&up, 0, sizeof up);
     for (Py_ssize_t at = 0; at < own.n; at += LANES) {
         uint32_t bits[LANES / 32][MOST_FUSED];
+        uint64_t any = 0;
         for (Py_ssize_t r = 0; r < k && (kind == DRAWN || kind == SPARSE); r++) {
             bits[0][r] = (uint32_t)own.words[r][at / 64];
             bits[1][r] = (uint32_t)(own.words[r][at / 64] >> 32);
+            any |= own.words[r][at / 64];
+        }
+        if (kind == SPARSE && !any && own.leaves) {
+            copy_64(&own, at, &up);
+            continue;
         }
         fuse_32(&own, k, kind, elects, units, at, bits[0], 0, &up);
         fuse_32(&own, k, kind, elects, units, at + 32, bits[1], 1, &up);
