@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(kernels.compiled is None, reason="no kernels wer
 
 RUN = 4096  # entries that are fused at a time
 NUMEL = 2 * RUN + 3 * 64  # a rest that is fused, too
+LONG = 40 * RUN
 KINDS = ["plain", "trimmed", "between", "drawn", "sparse", "mixed"]
 BAD = [float("nan"), -float("nan"), float("inf"), -float("inf")]
 
@@ -167,25 +168,29 @@ def test_too_few_values_of_a_sparse_delta_are_an_error() -> None:
         merged(base, [LazyDelta(few)], MERGES["sum"])
 
 
+def seldom() -> list[LazyDelta]:
+    """Return deltas of few entries, but with enough of them left behind the runs looked at."""
+    return [LazyDelta(sparse(LONG, number, 0.002)) for number in range(3)]
+
+
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("bits", [0, 0x7FC1, -0x80, 0x7F80])
 def test_entries_that_no_sparse_delta_has_are_the_bases(bits: int, merge: str) -> None:
-    base = bf16(NUMEL, 99)
-    deltas = [LazyDelta(sparse(NUMEL, number, 0.002)) for number in range(3)]
-    kept = [in_memory(delta.stored) != 0 for delta in deltas]
-    empty = (~torch.stack(kept).any(0)).view(-1, 64).all(1).nonzero()
-    assert 20 < len(empty) < NUMEL // 64
+    base, deltas = bf16(LONG, 99), seldom()
+    kept = torch.stack([in_memory(delta.stored) != 0 for delta in deltas]).any(0)
+    empty = (~kept).view(-1, 64).all(1).nonzero()
     base.view(torch.int16)[int(empty[10]) * 64 + 7] = bits
     check(base, deltas, MERGES[merge])
 
 
 @pytest.mark.parametrize(("weight", "factor"), [(float("inf"), 1.0), (1.0, float("inf"))])
-def test_where_no_sparse_delta_has_an_entry_infinity_spoils_it_all_the_same(
+def test_a_run_that_no_sparse_delta_has_is_spoilt_by_infinity_all_the_same(
     weight: float, factor: float
 ) -> None:
-    base = bf16(NUMEL, 99)
-    deltas = [LazyDelta(sparse(NUMEL, number, 1e-9)) for number in range(2)]
-    check(base, deltas, lambda d: Combination.sum(d, [weight, 1.0]).times(factor))
+    bits = np.packbits(np.arange(NUMEL) >= RUN, bitorder="little")
+    values = [bf16(NUMEL - RUN, number) for number in range(2)]
+    deltas = [LazyDelta(StoredSparse(each, bits, 0, NUMEL)) for each in values]
+    check(bf16(NUMEL, 99), deltas, lambda d: Combination.sum(d, [weight, 1.0]).times(factor))
 
 
 @settings(max_examples=100, deadline=None)
