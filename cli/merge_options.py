@@ -88,7 +88,11 @@ ShardSize = Annotated[str, typer.Option(help="Largest output file.")]
 Threads = Annotated[int | None, typer.Option(help="Threads; by default one a core, to 4.")]
 BlockSize = Annotated[int | None, typer.Option(help="Entries worked on at a time by a thread.")]
 Memory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Scratch memory at most, as 512MB.")
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Scratch memory at most, as 512MB. More lets larger tensors be trimmed in one pass.",
+    ),
 ]
 OnDevice = Annotated[
     str | None, typer.Option(metavar="cuda|mps", help="Sum and round on this device.")

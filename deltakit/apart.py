@@ -11,7 +11,7 @@ from deltakit.stored import Filled
 if TYPE_CHECKING:
     import numpy as np
 
-PART = 8  # one entry of so many of a parameter may be set apart
+PART = 7  # one entry of so many of a parameter may be set apart
 _WIDEST = 4  # bytes of an entry that the kernels take
 
 

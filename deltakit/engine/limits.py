@@ -16,7 +16,7 @@ DEFAULT_BLOCK = 1 << 17  # entries, where they do not take more than ...
 DEFAULT_SCRATCH = 24 << 20  # ... so many bytes of a thread: deltas of up to 3 models do not
 KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
-MOST_AT_ONCE = 1 << 27  # bytes of a thread that merges parameters at once, where nothing is said
+MOST_AT_ONCE = 96 << 20  # bytes of a thread that merges parameters at once, where nothing is said
 MOST_DEFAULT_THREADS = 4
 
 
