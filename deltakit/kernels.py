@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deltakit.apart import Apart
 from deltakit.drawn import Drawn, How
+from deltakit.dtypes import itemsize
 from deltakit.formula import Formula
 from deltakit.stored import Entries, Filled, Stored, StoredSparse, dtype_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deltakit.lazy import LazyDelta, LazyDeltas
 
 _MOST_ROWS = 256  # as in native/delta.h
+_STRETCH = 1 << 16  # as there: entries read at a time, of those that do not stand by bits
 _MOST_PLACES = 1 << 31  # of which indices are told in 32 bits
 LANES = 64  # as in native/combine.h
 _INTERFACE = 7  # as in native/kernels.c: those left by an earlier build are not called
@@ -66,14 +68,17 @@ def _take(tensor: Tensor) -> bool:
     return compiled is not None and tensor.dtype is torch.float32 and _plain(tensor)
 
 
-def _entries(entries: Entries, count: int) -> tuple[int, int, int, int] | None:
+def _entries(
+    entries: Entries, count: int, at_a_time: int = _STRETCH
+) -> tuple[int, int, int, int] | None:
     """Return entries as the kernels take them (`Values` in native/delta.h), None where not."""
     code = _CODES.get(dtype_of(entries))
     if code is None or entries.numel() != count or isinstance(entries, StoredSparse):
         return None
     if isinstance(entries, Stored):
         if entries.place is not None:
-            return (entries.raw.ctypes.data, code, *entries.place)
+            holds = len(entries.raw) >= min(count, at_a_time) * itemsize(entries.dtype)
+            return (entries.raw.ctypes.data, code, *entries.place) if holds else None
         entries = entries.tensor
     address = _address(entries)
     return None if address is None else (address, code, -1, 0)
@@ -97,7 +102,7 @@ def _row(delta: LazyDelta, count: int, base: Entries | None) -> tuple[object, ..
         if stored.numel() != count or 8 * len(stored.bits) < stored.skip + count:
             return None
         bits, skip, left = stored.bits.ctypes.data, stored.skip, stored.values.numel()
-        values = _entries(stored.values, left)
+        values = _entries(stored.values, left, left)
     else:
         values = _entries(stored, count)
     if values is None or not (delta.base is None or delta.base is base):

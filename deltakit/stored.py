@@ -41,7 +41,8 @@ class Stored:
     tensor([0., 0.])
 
     `place` is where a kernel may read them itself, a file descriptor and a byte offset; it uses
-    `raw` (uint8, room for all entries), and nothing else must meanwhile.
+    `raw` (uint8), and nothing else must meanwhile: room for all entries, or for no more than it
+    reads at a time where nothing but kernels asks for them.
     """
 
     def __init__(

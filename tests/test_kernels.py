@@ -418,3 +418,17 @@ def test_magnitudes_of_stretches_are_torchs(dtype: torch.dtype) -> None:
         for ours, theirs in zip(found, expected, strict=True):
             same = torch.from_numpy(ours) == theirs.view(torch.int32)
             assert bool((same | theirs.isnan()).all())
+
+
+@needs_kernels
+def test_a_kernel_reads_no_more_than_its_memory_holds(tmp_path: Path) -> None:
+    path, values = tmp_path / "values", torch.randn(100)
+    path.write_bytes(values.numpy().tobytes())
+    out = torch.empty(100)
+    with path.open("rb") as file:
+        for room, done in ((400, True), (399, False)):
+            raw = np.empty(room, dtype=np.uint8)
+            stored = Stored("F32", 100, raw, lambda: values, (file.fileno(), 0))
+            lazy = LazyDeltas([LazyDelta(stored)], (100,), "F32")
+            assert (kernels.combine(lazy, Formula((1.0,)), out) is not None) is done
+    assert torch.equal(out, values)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from deltakit import kernels
 from deltakit.apart import PART, Apart
@@ -22,9 +21,6 @@ from deltakit.magnitudes import Sieve, largest
 from deltakit.ops import kept_count
 from deltakit.stored import Entries, Filled, Stored, dtype_of
 from deltakit.strategies import Method, Stack
-
-if TYPE_CHECKING:
-    pass
 
 LEAST = 1 << 18  # entries: of fewer no sample tells enough
 _PLACES = 32  # of the sample

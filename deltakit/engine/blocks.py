@@ -36,9 +36,9 @@ class Buffers:
         self, experts: int, block: int, room: int = 0, large: int = 0, *, pins: bool = False
     ) -> None:
         self.base, *self.experts = (_memory(block * 8, pins) for _ in range(1 + experts))
-        count = LARGE_ROOMS if large else ROOMS
-        self._rooms = [Room(max(room, large)) for _ in range(count)]
-        self._small = [Room(min(room, SMALL)) for _ in range(ROOMS)]
+        most = max(room, large)
+        self._rooms = [Room(most) for _ in range(LARGE_ROOMS if large else ROOMS)]
+        self._small = [Room(min(most, SMALL)) for _ in range(ROOMS)]
 
     def room(self, nbytes: int) -> Room:
         """Return the output block that was handed over longest ago, of those of that size.

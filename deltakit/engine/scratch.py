@@ -84,7 +84,6 @@ def settled(
 ) -> Scratch:
     """Return what the limits leave for a merge; raises BadValue where that is too little."""
     infos = {name: base.infos[name] for group in groups for name in group.names}
-    written = {name: output_info(info, recipe.dtype) for name, info in infos.items()}
     every = [info.numel for info in base.infos.values()]
     largest = max((info.numel for info in infos.values()), default=max(every))
     least, looked = 0, 0
@@ -105,11 +104,13 @@ def settled(
         usual = min(DEFAULT_BLOCK, DEFAULT_SCRATCH // entry)
     threads, block = limits.settle(entry, largest, looked, least, usual)
     found = Scratch(threads, block, entry, looked)
-    size = max((itemsize(i.dtype) for i in (*infos.values(), *written.values())), default=1)
-    each = at_once_bytes(len(experts), size)
-    most = 0 if computed else limits.at_once(found.nbytes, threads, each)
-    sizes = (n.numel for name, n in infos.items() if may_be_at_once(name, n, effective, experts))
-    at_once = max((numel for numel in sizes if numel <= most), default=0)
+    if computed:
+        return found
+    whole = [i for name, i in infos.items() if may_be_at_once(name, i, effective, experts)]
+    sizes = (itemsize(i.dtype) for info in whole for i in (info, output_info(info, recipe.dtype)))
+    each = at_once_bytes(len(experts), max(sizes, default=1))
+    most = limits.at_once(found.nbytes, threads, each)
+    at_once = max((info.numel for info in whole if info.numel <= most), default=0)
     return replace(found, at_once=at_once, whole=int(at_once * each))
 
 
