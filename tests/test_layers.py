@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the top down. A row with several names is several rooms on one floor, open to each other.
 ROOMS = [
-    ["cut", "drawn", "dtypes", "errors", "formula", "held", "stored"],
+    ["apart", "cut", "drawn", "dtypes", "errors", "formula", "held", "stored"],
     ["kernels", "sizes"],
     ["lazy"],
     ["ops"],
