@@ -85,7 +85,8 @@ def races(found: Sequence[Race]) -> str:
             f"{race.middle(theirs, 'peak') / 1e6:7.0f}"
         )
     note = (
-        "Whole process against whole process, in turn; x: how many times as long mergekit takes;"
+        "Whole process against whole process, ours before and after its; x: how many times as long"
+        " mergekit takes as the middle of ours;"
         " MB: anonymous memory at its peak. deltakit's time includes making the output durable,"
         " mergekit does not do that."
     )
