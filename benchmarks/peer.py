@@ -61,7 +61,7 @@ class Race:
 def race(case: Case, inputs: Inputs, repeats: int, program: Path, work: Path) -> Race:
     """Merge with the peer `repeats` times, with deltakit before and after each, inputs warm.
 
-    The machine's speed changes within minutes, and the peer takes some: so it is that of both sides.
+    The machine's speed changes within minutes, and the peer takes some of them.
     """
     method, settings = METHODS[case.name]
     models = len(inputs.experts[: case.experts])

@@ -86,9 +86,8 @@ def races(found: Sequence[Race]) -> str:
         )
     note = (
         "Whole process against whole process, ours before and after its; x: how many times as long"
-        " mergekit takes as the middle of ours;"
-        " MB: anonymous memory at its peak. deltakit's time includes making the output durable,"
-        " mergekit does not do that."
+        " mergekit takes as the middle of ours; MB: anonymous memory at its peak. deltakit's time"
+        " includes making the output durable, mergekit does not do that."
     )
     return "\n".join([*lines, "", *_wrapped([note])])
 
