@@ -61,21 +61,27 @@ class Race:
 def race(case: Case, inputs: Inputs, repeats: int, program: Path, work: Path) -> Race:
     """Merge with the peer `repeats` times, with deltakit before and after each, inputs warm.
 
-    The machine's speed changes within minutes, and the peer takes some of them.
+    The machine's speed changes within minutes, and the peer takes some of them. Inputs are read
+    before every run: what is not used for so long may have left the page cache.
     """
     method, settings = METHODS[case.name]
     models = len(inputs.experts[: case.experts])
     found = Race(case.name, method, inputs.shape.name, models)
     files = work / "peer.yaml"
     files.write_text(config(method, settings, inputs))
-    limit.read(case.files(inputs))
+
+    def merge() -> Run:
+        limit.read(case.files(inputs))
+        return run(case.words(inputs), work)
+
     for number in range(repeats):
         progress(f"{case.name} beside {method}, {inputs.shape.name}: round {number + 1}")
-        found.ours.append(run(case.words(inputs), work))
+        found.ours.append(merge())
+        limit.read(case.files(inputs))
         found.theirs.append(Process.run([program, files, work / "out", *OPTIONS]))
         shutil.rmtree(work / "out")
         os.sync()
-        found.ours.append(run(case.words(inputs), work))
+        found.ours.append(merge())
     return found
 
 
