@@ -164,6 +164,8 @@ def combine(
     address = 0 if out is None else _address(out)
     if address is None or (out is not None and out.numel() != count):
         return None
+    if apart is not None and not (adds and count < _MOST_PLACES):
+        return None
     common = _common_base(deltas.each) if base is None else base
     shared = None if common is None else _entries(common, count)
     if common is not None and shared is None:
