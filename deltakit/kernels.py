@@ -30,7 +30,7 @@ _MOST_ROWS = 256  # as in native/delta.h
 _STRETCH = 1 << 16  # as there: entries read at a time, of those that do not stand by bits
 _MOST_PLACES = 1 << 31  # of which indices are told in 32 bits
 LANES = 64  # as in native/combine.h
-_INTERFACE = 7  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 8  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -209,6 +209,18 @@ def count_bits(bits: np.ndarray, count: int, each: int, counts: np.ndarray) -> b
     if compiled is None:
         return False
     compiled.count_bits(bits.ctypes.data, count, each, counts.ctypes.data)
+    return True
+
+
+def mark(indices: np.ndarray, start: int, count: int, bits: np.ndarray) -> bool:
+    """Set the bits of those indices, of 32 or 64 bits, that are among `count` entries from `start`.
+
+    bits: uint8, that of the first entry the lowest of the first. False where not done.
+    """
+    if compiled is None or indices.itemsize not in (4, 8) or 8 * len(bits) < count:
+        return False
+    where, to = indices.ctypes.data, bits.ctypes.data
+    compiled.mark(where, indices.itemsize, len(indices), start, count, to)
     return True
 
 

@@ -327,6 +327,18 @@ static PyObject *py_count_bits(PyObject *self, PyObject *const *args, Py_ssize_t
     return Py_NewRef(Py_None);
 }
 
+/* (indices, bytes of each, how many, the first entry, how many entries, their bits) */
+static PyObject *py_mark(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(6);
+    const void *indices = POINTER(0);
+    int width = (int)SIZE(1);
+    Py_ssize_t count = SIZE(2), start = SIZE(3), n = SIZE(4);
+    uint8_t *bits = POINTER(5);
+    RUN(mark(indices, width, count, (uint64_t)start, (uint64_t)n, bits));
+    return Py_NewRef(Py_None);
+}
+
 /* (values, how many, dtype, bits, bits to skip, n, base or 0, out) -> how many bits were set */
 static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -368,7 +380,8 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 
 static PyMethodDef methods[] = {
     METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(bracket), METHOD(gram),
-    METHOD(draw_bits), METHOD(count_bits), METHOD(scatter), METHOD(by_hand), {NULL, NULL, 0, NULL},
+    METHOD(draw_bits), METHOD(count_bits), METHOD(mark), METHOD(scatter), METHOD(by_hand),
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods,
@@ -381,7 +394,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 7) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 8) < 0) {
         Py_DECREF(made);
         return NULL;
     }

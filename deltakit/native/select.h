@@ -151,6 +151,17 @@ static int bracket_all(Delta *deltas, Py_ssize_t k, Py_ssize_t n, const Values *
     return 1;
 }
 
+/* set the bits of those indices, of `width` bytes, that are among `n` entries from `start` on */
+static void mark(const void *indices, int width, Py_ssize_t count, uint64_t start, uint64_t n,
+                 uint8_t *bits)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const uint64_t at = (width == 4 ? ((const uint32_t *)indices)[i]
+                                        : ((const uint64_t *)indices)[i]) - start;
+        if (at < n) bits[at / 8] |= (uint8_t)(1 << at % 8);
+    }
+}
+
 /* out[j] = the next value (minus the base's) where bit `skip` + j is set; others are left alone;
  * returns how many bits were set, never reading past the `most` values that there are */
 static Py_ssize_t scatter(const void *values, Py_ssize_t most, int dtype, const uint8_t *bits,

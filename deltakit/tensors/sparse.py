@@ -76,9 +76,7 @@ class SparseTensor:
                 out.sub_(minus)
             return
         values = self._values(self._values_before(start), self._values_before(stop))
-        if self.codec != "indices" and kernels.scatter(
-            values, *self._bits(start, stop), minus, out
-        ):
+        if kernels.scatter(values, *self._bits(start, stop), minus, out):
             return
         kept = self._kept(start, stop)
         values = values.to(out.dtype)
@@ -120,17 +118,21 @@ class SparseTensor:
 
         if self.codec != "indices":
             return unpack(*self._bits(start, stop), stop - start)
-        table = self._counted()
-        indices = self._indices(table[start // CHUNK], table[-(-stop // CHUNK)])
+        indices = self._near(start, stop).astype(np.int64)
         kept = np.zeros(stop - start, dtype=np.bool_)
         kept[indices[(indices >= start) & (indices < stop)] - start] = True
         return kept
 
     def _bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return bytes that hold the bits of entries start..stop, and how many are before them."""
-        if self.codec == "indices":
-            return pack(self._kept(start, stop)), 0
-        return self._runs.bits(start, stop)
+        if self.codec != "indices":
+            return self._runs.bits(start, stop)
+        import numpy as np
+
+        bits = np.zeros(-(-(stop - start) // 8), dtype=np.uint8)
+        if not kernels.mark(self._near(start, stop), start, stop - start, bits):
+            bits = pack(self._kept(start, stop))
+        return bits, 0
 
     def _read_bits(self, start: int, stop: int) -> np.ndarray:
         import numpy as np
@@ -165,7 +167,7 @@ class SparseTensor:
         table = np.zeros(len(bounds), dtype=np.int64)
         last = -1
         for at in range(0, self.count, 1 << 20):
-            part = self._indices(at, min(at + (1 << 20), self.count))
+            part = self._indices(at, min(at + (1 << 20), self.count)).astype(np.int64)
             if part[0] <= last or part[-1] >= self.info.numel or (part[1:] <= part[:-1]).any():
                 raise self._bad("the indices are not ascending within the parameter")
             table += np.searchsorted(part, bounds)
@@ -179,8 +181,12 @@ class SparseTensor:
 
         kind = {"U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8"}
         dtype = self._file.header.infos[self.name + INDICES].dtype
-        raw = self._read(self.name + INDICES, start, stop, np.dtype(kind[dtype]))
-        return raw.astype(np.int64)
+        return self._read(self.name + INDICES, start, stop, np.dtype(kind[dtype]))
+
+    def _near(self, start: int, stop: int) -> np.ndarray:
+        """Return the indices of entries start..stop, and some of those before and after."""
+        table = self._counted()
+        return self._indices(table[start // CHUNK], table[-(-stop // CHUNK)])
 
     def _read(self, name: str, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
         import numpy as np

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
+from deltakit.stored import StoredSparse
 from deltakit.tensors.codec import Codec, pack
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.reader import SafetensorsFile
 from deltakit.tensors.sparse import CHUNK, SparseTensor
 from deltakit.tensors.writer import SafetensorsWriter
+from tests.kernels import without_kernels
 
 SEED, DENSITY = Draws(5, "trec", "w"), 0.3
 SHAPES = [(), (1,), (64,), (0, 3), (3, 5, 7), (2 * CHUNK + 13,), (3, CHUNK)]
@@ -97,6 +100,24 @@ def test_indices_of_any_width_are_read(tmp_path: Path, dtype: str):
     out = torch.zeros(10)
     SparseTensor(write(tmp_path / "x", parts), "w", "indices", (10,)).add_to(out, 0)
     assert out.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("dtype", ["<u4", "<u8"])
+@pytest.mark.parametrize(("start", "stop"), [(0, 64), (1, 900), (70, 77), (500, 1000), (9, 9)])
+def test_bits_of_indices_are_the_same_with_kernels_and_without(
+    tmp_path: Path, dtype: str, start: int, stop: int
+):
+    kept = np.random.default_rng(0).random(1000) < 0.2
+    kept[[start, min(stop, 999)]] = True
+    indices = np.flatnonzero(kept).astype(dtype)
+    parts = {"w.values": np.ones(len(indices), dtype=np.float32), "w.indices": indices}
+    tensor = SparseTensor(write(tmp_path / "x", parts), "w", "indices", (1000,))
+    expected = pack(kept[start:stop])
+    for kernels_of in (nullcontext, without_kernels):
+        with kernels_of():
+            stored = tensor.stored(start, stop, np.empty(8 * 1000, dtype=np.uint8))
+        assert isinstance(stored, StoredSparse)
+        assert stored.bits.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("kind", CODECS)
