@@ -131,6 +131,18 @@ def _common_base(deltas: Sequence[LazyDelta]) -> Entries | None:
     return next((delta.base for delta in deltas if delta.base is not None), None)
 
 
+def _together(
+    deltas: Sequence[LazyDelta], base: Entries | None
+) -> tuple[tuple[object, ...], object] | None:
+    """Return deltas and the base they share as the kernels take them, or None where they do not."""
+    if compiled is None or not 0 < len(deltas) <= _MOST_ROWS:
+        return None
+    count = deltas[0].numel()
+    shared = None if base is None else _entries(base, count)
+    rows = tuple(_row(delta, count, base) for delta in deltas)
+    return None if None in rows or (base is not None and shared is None) else (rows, shared)
+
+
 @dataclass(frozen=True)
 class Found:
     """What a pass over deltas found on its way."""
@@ -154,7 +166,7 @@ def combine(
     Without `out`, only squares are found. Of deltas that are stored whole, entries may be set
     `apart`, with a base: what these become is to be replaced. None where that has no room for them.
     """
-    if compiled is None or not 0 < len(deltas) <= _MOST_ROWS or deltas.dtype != "F32":
+    if compiled is None or not len(deltas) or deltas.dtype != "F32":
         return None
     count = deltas.each[0].numel()
     code = 0 if out is None else _CODES.get(dtype_of(out))
@@ -166,16 +178,13 @@ def combine(
         return None
     if apart is not None and not (adds and count < _MOST_PLACES):
         return None
-    common = _common_base(deltas.each) if base is None else base
-    shared = None if common is None else _entries(common, count)
-    if common is not None and shared is None:
+    taken = _together(deltas.each, _common_base(deltas.each) if base is None else base)
+    if taken is None:
         return None
-    rows = [_row(delta, count, common) for delta in deltas.each]
-    if None in rows:
-        return None
+    rows, shared = taken
     given = tuple(tuple(part) if isinstance(part, list) else part for part in formula)
     aside = None if apart is None else apart.given
-    found = compiled.combine(tuple(rows), count, given, shared, address, code, adds, squares, aside)
+    found = compiled.combine(rows, count, given, shared, address, code, adds, squares, aside)
     if found is None:
         return None
     finite, changed, sums, left, was_set = found
@@ -231,13 +240,10 @@ def magnitudes(
 
     Of deltas that are stored whole, to out: int32 (k, starts * length). False where not done.
     """
-    count, common = deltas[0].numel(), _common_base(deltas)
-    shared = None if common is None else _entries(common, count)
-    rows = [_row(delta, count, common) for delta in deltas]
-    if compiled is None or (common is not None and shared is None) or None in rows:
+    taken = _together(deltas, _common_base(deltas))
+    if taken is None or any(isinstance(delta.stored, StoredSparse) for delta in deltas):
         return False
-    where = out.ctypes.data
-    done: bool = compiled.magnitudes(tuple(rows), shared, tuple(starts), length, where)
+    done: bool = compiled.magnitudes(*taken, tuple(starts), length, out.ctypes.data)
     return done
 
 
@@ -250,20 +256,15 @@ def bracket(
     Returns both counts of each, None where not done.
     """
     count = deltas[0].numel()
-    if compiled is None or len(deltas) > _MOST_ROWS or not count < min(room.shape[2], _MOST_PLACES):
+    taken = _together(deltas, _common_base(deltas))
+    if taken is None or not count < min(room.shape[2], _MOST_PLACES):
         return None
-    common = _common_base(deltas)
-    shared = None if common is None else _entries(common, count)
-    if common is not None and shared is None:
-        return None
-    rows = [_row(delta, count, common) for delta in deltas]
-    if None in rows:
-        return None
+    rows, shared = taken
     addresses = [(values.ctypes.data, places.ctypes.data) for values, places in room]
     brackets = tuple(
         (low, high, *where) for low, high, where in zip(lows, highs, addresses, strict=True)
     )
-    counts = compiled.bracket(tuple(rows), count, shared, brackets)
+    counts = compiled.bracket(rows, count, shared, brackets)
     return None if counts is None else list(zip(counts[::2], counts[1::2], strict=True))
 
 
@@ -273,15 +274,14 @@ def gram(deltas: Sequence[LazyDelta], base: Entries | None, lanes: np.ndarray) -
     Products of each pair of rows i <= j go to a row of `lanes`, float64 (pairs, LANES): that of
     entry n to lane n % LANES. False where not done.
     """
-    count, common = deltas[0].numel(), _common_base(deltas)
-    if compiled is None or len(deltas) > _MOST_ROWS:
+    common = _common_base(deltas)
+    taken = _together(
+        deltas, base if common is None else common
+    )  # the same numbers, where both are
+    if taken is None:
         return False
-    shared = base if common is None else common  # the same numbers, where there are both
-    values = None if shared is None else _entries(shared, count)
-    rows = [_row(delta, count, common) for delta in deltas]
-    if (values is None and shared is not None) or None in rows:
-        return False
-    done: bool = compiled.gram(tuple(rows), count, values, base is not None, lanes.ctypes.data)
+    (rows, shared), count = taken, deltas[0].numel()
+    done: bool = compiled.gram(rows, count, shared, base is not None, lanes.ctypes.data)
     return done
 
 

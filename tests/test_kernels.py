@@ -432,3 +432,12 @@ def test_a_kernel_reads_no_more_than_its_memory_holds(tmp_path: Path) -> None:
             lazy = LazyDeltas([LazyDelta(stored)], (100,), "F32")
             assert (kernels.combine(lazy, Formula((1.0,)), out) is not None) is done
     assert torch.equal(out, values)
+
+
+@needs_kernels
+def test_more_rows_than_the_kernels_take_and_sparse_ones_are_left_to_others() -> None:
+    rows, found = [LazyDelta(torch.ones(8))] * 257, np.empty((257, 8), dtype=np.int32)
+    assert kernels.magnitudes(rows[:256], [0], 8, found)
+    assert not kernels.magnitudes(rows, [0], 8, found)
+    sparse = StoredSparse(torch.ones(1), np.ones(1, dtype=np.uint8), 0, 8)
+    assert not kernels.magnitudes([LazyDelta(sparse)], [0], 8, found)
