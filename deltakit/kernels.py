@@ -274,10 +274,8 @@ def gram(deltas: Sequence[LazyDelta], base: Entries | None, lanes: np.ndarray) -
     Products of each pair of rows i <= j go to a row of `lanes`, float64 (pairs, LANES): that of
     entry n to lane n % LANES. False where not done.
     """
-    common = _common_base(deltas)
-    taken = _together(
-        deltas, base if common is None else common
-    )  # the same numbers, where both are
+    common = _common_base(deltas)  # where there is a base too, they are the same numbers
+    taken = _together(deltas, base if common is None else common)
     if taken is None:
         return False
     (rows, shared), count = taken, deltas[0].numel()

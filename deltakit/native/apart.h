@@ -21,9 +21,11 @@ INLINE int is_between(int32_t bits, int32_t low, int32_t high)
 }
 
 #if defined(BY_HAND)
-/* find_apart() of bfloat16 minus bfloat16; a multiple of 32 entries */
-FUSED INLINE Py_ssize_t find_32s(const Delta *deltas, const Py_ssize_t k, Py_ssize_t n,
-                                 const uint16_t *base, Apart *apart, uint16_t *in_run)
+/* which of up to OFTEN entries, a multiple of 32, of bfloat16 minus bfloat16 are from low to high in
+ * any of k deltas, to in_run; how many are higher is added up; returns how many they are */
+FUSED INLINE Py_ssize_t find_32s(const uint16_t *const *halves, const Py_ssize_t k, Py_ssize_t n,
+                                 const uint16_t *base, const int32_t *lows, const int32_t *highs,
+                                 Py_ssize_t *counts, uint16_t *in_run)
 {
     const __m512i one = _mm512_set1_epi32(1);
     const __m512i first = _mm512_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18,
@@ -32,8 +34,8 @@ FUSED INLINE Py_ssize_t find_32s(const Delta *deltas, const Py_ssize_t k, Py_ssi
     __m512i low[MOST_FUSED], high[MOST_FUSED], width[MOST_FUSED], above[MOST_FUSED];
     Py_ssize_t found = 0;
     for (Py_ssize_t r = 0; r < k; r++) {
-        low[r] = _mm512_set1_epi32(apart->low[r]);
-        high[r] = _mm512_set1_epi32(apart->high[r]);
+        low[r] = _mm512_set1_epi32(lows[r]);
+        high[r] = _mm512_set1_epi32(highs[r]);
         width[r] = _mm512_sub_epi32(high[r], low[r]);
         above[r] = _mm512_setzero_si512();
     }
@@ -41,7 +43,7 @@ FUSED INLINE Py_ssize_t find_32s(const Delta *deltas, const Py_ssize_t k, Py_ssi
         const __m512i b = _mm512_loadu_si512(base + at);
         __mmask16 between[2] = {0, 0};
         for (Py_ssize_t r = 0; r < k; r++) {
-            const __m512i x = _mm512_loadu_si512((const uint16_t *)deltas[r].stored + at);
+            const __m512i x = _mm512_loadu_si512(halves[r] + at);
             for (int odd = 0; odd < 2; odd++) {
                 __m512 y = _mm512_sub_ps(widened_16(x, odd), widened_16(b, odd));
                 __m512i bits = _mm512_castps_si512(_mm512_abs_ps(y));
@@ -55,16 +57,19 @@ FUSED INLINE Py_ssize_t find_32s(const Delta *deltas, const Py_ssize_t k, Py_ssi
         _mm512_storeu_si512(in_run + found, _mm512_maskz_compress_epi16(set, numbers));
         found += __builtin_popcount(set); /* written always, kept where it counts */
     }
-    for (Py_ssize_t r = 0; r < k; r++) apart->above[r] += _mm512_reduce_add_epi32(above[r]);
+    for (Py_ssize_t r = 0; r < k; r++) counts[r] += _mm512_reduce_add_epi32(above[r]);
     return found;
 }
 
 FUSED static Py_ssize_t find_by_hand(const Delta *deltas, Py_ssize_t k, Py_ssize_t n,
                                      const uint16_t *base, Apart *apart, uint16_t *in_run)
 {
-    if (k == 2) return find_32s(deltas, 2, n, base, apart, in_run);
-    if (k == 3) return find_32s(deltas, 3, n, base, apart, in_run);
-    return find_32s(deltas, k, n, base, apart, in_run);
+    const int32_t *low = apart->low, *high = apart->high;
+    const uint16_t *halves[MOST_FUSED];
+    for (Py_ssize_t r = 0; r < k; r++) halves[r] = (const uint16_t *)deltas[r].stored;
+    if (k == 2) return find_32s(halves, 2, n, base, low, high, apart->above, in_run);
+    if (k == 3) return find_32s(halves, 3, n, base, low, high, apart->above, in_run);
+    return find_32s(halves, k, n, base, low, high, apart->above, in_run);
 }
 
 static int are_differences(const Delta *deltas, Py_ssize_t k)

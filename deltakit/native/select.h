@@ -60,34 +60,15 @@ WIDE static int magnitudes_all(Delta *deltas, Py_ssize_t k, const Values *base,
 FUSED static void bracket_fused(const uint16_t *half, const uint16_t *other, Py_ssize_t from,
                                 Py_ssize_t n, Bracket *found)
 {
-    const __m512i low = _mm512_set1_epi32(found->low), high = _mm512_set1_epi32(found->high);
-    const __m512i width = _mm512_sub_epi32(high, low), one = _mm512_set1_epi32(1);
-    __m512i above = _mm512_setzero_si512(), numbers = _mm512_setzero_si512();
     uint16_t in_run[OFTEN + 32]; /* where those inside are */
-    Py_ssize_t inside = 0;
-    for (int i = 1; i < 32; i++)
-        numbers = _mm512_mask_add_epi16(numbers, ~0u << i, numbers, _mm512_set1_epi16(1));
-    for (Py_ssize_t at = 0; at < n; at += 32) {
-        const __m512i x = _mm512_loadu_si512(half + at), b = _mm512_loadu_si512(other + at);
-        __mmask16 between[2];
-        for (int odd = 0; odd < 2; odd++) {
-            __m512 y = _mm512_sub_ps(widened_16(x, odd), widened_16(b, odd));
-            __m512i bits = _mm512_castps_si512(_mm512_abs_ps(y));
-            above = _mm512_mask_add_epi32(above, _mm512_cmpgt_epi32_mask(bits, high), above, one);
-            between[odd] = _mm512_cmple_epu32_mask(_mm512_sub_epi32(bits, low), width);
-        }
-        uint32_t set = _pdep_u32(between[0], 0x55555555u) | _pdep_u32(between[1], 0xaaaaaaaau);
-        _mm512_storeu_si512(in_run + inside, _mm512_maskz_compress_epi16(set, numbers));
-        inside += __builtin_popcount(set); /* written always, kept where it counts */
-        numbers = _mm512_add_epi16(numbers, _mm512_set1_epi16(32));
-    }
+    const Py_ssize_t inside =
+        find_32s(&half, 1, n, other, &found->low, &found->high, &found->above, in_run);
     for (Py_ssize_t i = 0; i < inside; i++) {
         const int at = in_run[i];
         const float x = from_bf16(half[at]) - from_bf16(other[at]);
         found->values[found->inside] = (int32_t)(as_bits(x) & 0x7fffffff);
         found->places[found->inside++] = (int32_t)(from + at);
     }
-    found->above += _mm512_reduce_add_epi32(above);
 }
 
 static void bracket_by_hand(const Delta *delta, Py_ssize_t from, Py_ssize_t n, const char *base,
