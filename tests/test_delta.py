@@ -264,9 +264,7 @@ def test_another_seed_is_refused_by_name_when_its_draws_are_counted(tmp_path: Pa
 
 
 @given(data=st.data())
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_is_read_or_refused_and_never_a_crash(tmp_path: Path, data: st.DataObject):
     role = data.draw(st.sampled_from(["add", "replace"]))
     path = tmp_path / role

@@ -166,9 +166,7 @@ def stored_bytes(delta: Delta, name: str) -> int:
 
 
 @given(density=st.floats(0.005, 1.0), changed=st.floats(0.005, 1.0))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_each_parameter_is_stored_the_smallest_way(tmp_path: Path, density: float, changed: float):
     base, tuned = pair(torch.bfloat16, changed=changed)
     base, tuned = {"w": base["w"]}, {"w": tuned["w"]}

@@ -113,7 +113,7 @@ def test_every_kind_of_delta_is_merged_as_by_torch(kind: str, experts: int, merg
     check(base, deltas, MERGES[merge])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(KINDS),
     count=st.integers(1, 2 * RUN),
@@ -193,7 +193,7 @@ def test_a_run_that_no_sparse_delta_has_is_spoilt_by_infinity_all_the_same(
     check(bf16(NUMEL, 99), deltas, lambda d: Combination.sum(d, [weight, 1.0]).times(factor))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     count=st.sampled_from([32, 64, 1000, RUN, 2 * RUN + 96]),
     low=st.sampled_from([0.0, 0.25, 0.5, 1.0]),

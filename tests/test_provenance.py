@@ -67,7 +67,7 @@ def test_a_table_of_very_many_huge_sizes_is_refused_unmultiplied():
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_parsed_or_a_bad_file(text: str):
     for kind in (dict[str, str], dict[str, list[int]]):
         try:

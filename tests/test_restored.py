@@ -122,9 +122,7 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> Restored:
 
 
 @given(st.data())
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_range_of_bytes_is_restored(restored: Restored, data: st.DataObject):
     start = data.draw(st.integers(0, 388))
     stop = data.draw(st.integers(start, 388))

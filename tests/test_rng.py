@@ -19,7 +19,7 @@ def kept(density: float, seed: int = 0, task: str = "t", tensor: str = "w") -> n
 
 
 @given(st.integers(0, 3000), st.integers(0, 300), st.floats(1e-6, 1.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_range_is_that_slice_of_the_whole(start: int, length: int, density: float):
     draws = Draws(7, "trec", "encoder.weight")
     whole = draws.keep(0, 3300, density)
@@ -33,7 +33,7 @@ def test_ranges_far_out_agree_too():
 
 
 @given(st.floats(1e-9, 1.0), st.floats(1e-9, 1.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_smaller_density_keeps_a_subset(one: float, other: float):
     draws = Draws(1, "t", "w")
     small, large = (draws.keep(0, 5000, q) for q in sorted((one, other)))

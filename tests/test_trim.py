@@ -53,7 +53,7 @@ NUMBERS = st.one_of(
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_trim_is_a_stable_sort_whatever_the_blocks(kind: torch.dtype, data: st.DataObject):
     values = torch.tensor(data.draw(st.lists(NUMBERS, min_size=1, max_size=40)), dtype=kind)
     count = data.draw(st.integers(1, len(values)))

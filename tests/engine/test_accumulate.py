@@ -19,7 +19,7 @@ STEPS = {torch.bfloat16: 2.0**7, torch.float16: 2.0**10}  # numbers between 1 an
 
 @pytest.mark.parametrize("dtype", STEPS, ids=str)
 @given(st.lists(st.tuples(st.integers(0, 1000), st.floats(-1, 1), st.integers(12, 52)), min_size=1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_float64_is_rounded_to_half_precision_as_if_in_one_step(dtype, near):
     steps = STEPS[dtype]
     halves = [1 + (2 * n + 1) % (2 * steps) / (2 * steps) + f * 2.0**-e for n, f, e in near]

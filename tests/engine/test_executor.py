@@ -123,7 +123,7 @@ def test_the_same_bytes_for_a_global_trim_whatever_the_blocks(models):
     assert len(outputs) == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(threads=st.integers(1, 3), block=st.integers(1, 40))
 def test_no_block_size_changes_a_bit(models, threads, block):
     whole = merged(models, "dare_ties", Limits(1), settings={"rescale": "l1"})

@@ -37,7 +37,7 @@ def test_tasks_added_one_by_one_give_the_files_of_all_at_once(
     assert (abcd / "model.safetensors").read_bytes() == kept
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(threads=st.integers(1, 3), block=st.integers(1, 300), shard=st.integers(100, 3000))
 def test_no_limit_changes_a_byte_of_the_result_or_of_its_state(
     models: Path, tmp_path_factory: pytest.TempPathFactory, threads: int, block: int, shard: int

@@ -56,7 +56,7 @@ def alike(one: Any, other: Any) -> None:
         assert one == other
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(block=st.integers(1, 500), count=st.integers(1, 4), seed=st.integers(0, 100))
 def test_figures_do_not_depend_on_the_block_size(block: int, count: int, seed: int):
     tasks = {f"t{i}": t for i, t in enumerate(random_tasks(count, SHAPES, seed))}
@@ -79,7 +79,7 @@ def test_torch_keeps_its_number_of_threads():
         torch.set_num_threads(before)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(order=st.permutations("abc"))
 def test_tasks_in_another_order_give_the_same_tables_in_that_order(order: list[str]):
     straight, turned = compare(BASE, TASKS), compare(BASE, {t: TASKS[t] for t in order})

@@ -206,7 +206,7 @@ def test_the_same_seed_gives_the_same_bits(strategy: Strategy) -> None:
 
 
 @each_variant
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_cutting_a_parameter_into_blocks_changes_no_bit(
     strategy: Strategy, sizes: list[int]
@@ -220,7 +220,7 @@ def test_cutting_a_parameter_into_blocks_changes_no_bit(
 
 
 @each_variant
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6), look=st.integers(1, 100))
 def test_cutting_a_model_into_blocks_changes_no_bit(
     strategy: Strategy, sizes: list[int], look: int

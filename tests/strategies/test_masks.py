@@ -69,7 +69,7 @@ def test_what_stays_is_the_delta_times_one_factor_or_as_it_was(masking: Masking)
 
 
 @each_variant
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_cutting_a_parameter_into_blocks_changes_no_bit(masking: Masking, sizes: list[int]) -> None:
     deltas = random_deltas(3, 6, 9)

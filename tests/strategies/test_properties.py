@@ -72,7 +72,7 @@ def check(method: Method, given_stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_any_strategy_with_any_settings(name: str, data: st.DataObject) -> None:
     strategy = data.draw(any_of(find(name)))
@@ -87,7 +87,7 @@ TAKE_MASKS = ["average", "ties", "sce", "tsv", "fisher"]
 
 
 @pytest.mark.parametrize("mask", masks.names())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_any_mask_weighting_and_lines_around_a_strategy_of_each_family(
     mask: str, data: st.DataObject

@@ -68,7 +68,7 @@ def one_by_one(
 
 
 @each
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(at=cuts, seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_tasks_added_one_by_one_give_the_bits_of_all_at_once(
     strategy: Streaming, at: list[int], seed: int, dtype: torch.dtype

@@ -19,7 +19,7 @@ def nbytes(kind: codec.Codec, dtype: str, numel: int, count: int) -> int:
 
 
 @given(st.sampled_from(TORCH_NAMES), st.integers(0, 1 << 34), st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_codec_chosen_is_the_smallest(dtype: str, numel: int, density: float):
     count = int(numel * density)
     kinds: list[codec.Codec] = ["dense", "bitmask", "indices"]
@@ -79,7 +79,7 @@ def test_a_parameter_named_like_a_part_is_refused_by_name(name: str):
 
 
 @given(st.lists(st.booleans(), max_size=40), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bits_go_there_and_back_from_any_position(bits: list[bool], data: st.DataObject):
     packed = codec.pack(np.array(bits, dtype=np.bool_))
     start = data.draw(st.integers(0, len(bits)))

@@ -132,7 +132,7 @@ def test_a_shape_of_very_many_huge_sizes_is_refused_unmultiplied():
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_bytes_are_a_bad_file_and_nothing_else(raw: bytes):
     with pytest.raises(BadFile):
         parse(b"{" + raw + b"\x00", 0)
@@ -152,7 +152,7 @@ JSON_VALUE = st.recursive(
     ),
     st.integers(0, 20),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_entry_is_read_or_a_bad_file(table: dict, nbytes: int):
     try:
         found = parse(json.dumps({"x": table}), nbytes)
@@ -162,7 +162,7 @@ def test_any_entry_is_read_or_a_bad_file(table: dict, nbytes: int):
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_changed_byte_of_a_header_is_read_or_a_bad_file(data: st.DataObject):
     text = f'{{"__metadata__":{{"a":"b"}},"x":{entry()},"y":{entry("U8", [3], [8, 11])}}}'
     raw = bytearray(text.encode())
@@ -248,7 +248,7 @@ def test_a_name_that_would_stand_twice_is_not_written(names: list[str]):
         st.text(st.characters(blacklist_categories=["Cs"])), st.text('ab\n"é'), max_size=3
     ),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_built_is_parsed_back(infos: dict[str, TensorInfo], metadata: dict[str, str]):
     raw = header.build(sorted(infos.items()), metadata)
     assert len(raw) % header.ALIGNMENT == 0

@@ -244,9 +244,7 @@ def test_values_that_are_a_matrix_are_refused(tmp_path: Path):
     st.integers(0, 6),
     st.integers(0, 70_000),
 )
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_indices_are_read_as_they_are_or_refused(
     tmp_path: Path, indices: Sequence[int], count: int, numel: int
 ):
