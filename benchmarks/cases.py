@@ -15,11 +15,10 @@ from deltakit.importance import ImportanceMap
 from deltakit.store import Store
 from deltakit.strategies import Method, get, names
 
+DENSITIES = ("0.5", "0.1", "0.02", "0.001")
 MASKS = {
-    "sotu": "--mask sotu --p 0.9 --seed 0",
-    "half": "--mask sotu --p 0.5 --seed 0",
-    "fiftieth": "--mask sotu --p 0.98 --seed 0",
-    "magnitude": "--mask magnitude --density 0.1",
+    **{f"random_{part}": f"--mask sotu --p {1 - float(part):g} --seed 0" for part in DENSITIES},
+    **{f"magnitude_{part}": f"--mask magnitude --density {part}" for part in DENSITIES},
 }
 
 
@@ -82,12 +81,17 @@ CASES = (
     Case("ties", "ties", "density=0.2"),
     Case("klf", "klf", torch=True, importance=True),
     # A stored mask is drawn or trimmed already: the first only adds, the second keeps all it finds.
-    Case("sotu_stored", "task_arithmetic", mask="sotu"),
-    Case("ties_stored", "ties", "density=0.1", mask="magnitude"),
-    # As sotu_stored, of other densities: what it costs is to fall with them.
-    Case("half_stored", "task_arithmetic", mask="half"),
-    Case("fiftieth_stored", "task_arithmetic", mask="fiftieth"),
+    Case("sotu_stored", "task_arithmetic", mask="random_0.1"),
+    Case("ties_stored", "ties", "density=0.1", mask="magnitude_0.1"),
 )
+
+
+def of_every_density() -> list[Case]:
+    """Return sums of whole models and of deltas stored under each mask, dense to sparse."""
+    return [
+        Case("dense", "task_arithmetic"),
+        *(Case(mask, "task_arithmetic", mask=mask) for mask in MASKS),
+    ]
 
 
 def of_every_strategy() -> list[Case]:

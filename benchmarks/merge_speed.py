@@ -5,6 +5,7 @@
     python -m benchmarks.merge_speed --merges ties,sotu_stored --repeats 5
     python -m benchmarks.merge_speed --scaling           is memory constant, and time linear?
     python -m benchmarks.merge_speed --every             all strategies that work block by block
+    python -m benchmarks.merge_speed --density           does what is stored sparse cost less?
     python -m benchmarks.merge_speed --peer mergekit     the same merges beside mergekit
 
 The models are Llama-shaped, made up, seeded, and kept in the cache: 0.2 GB each at 100m, 2.2 GB
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import packages, page, peer, speed, speed_table
-from benchmarks.cases import CASES, Case, Inputs, of_every_strategy
+from benchmarks.cases import CASES, Case, Inputs, of_every_density, of_every_strategy
 from benchmarks.machine import commit, disk, machine, memory
 from benchmarks.synthetic import SHAPES
 from benchmarks.table import WIDTH
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(given: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, Any]]:
     """Return the name of what was measured, its table, and the same as data."""
+    if given.density:
+        return _densities(given, work)
     chosen = [case for case in CASES if case.name in given.merges]
     cases = of_every_strategy() if given.every else chosen
     for case in [case for case in cases if not case.known]:
@@ -90,6 +93,24 @@ def measure(given: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, 
     dry_runs = {size: _dry_run(given, size, cases[0], work) for size in given.size}
     found["dry_runs"] = {size: vars(run) for size, run in dry_runs.items()}
     return "merges", speed_table.merges(costs, dry_runs), found
+
+
+def _densities(given: argparse.Namespace, work: Path) -> tuple[str, str, dict[str, Any]]:
+    floors = {"": speed.floor(work, given.repeats, "")}
+    costs = [
+        cost
+        for size in given.size
+        for models in given.models
+        for cost in speed.costs_in_turn(
+            of_every_density(),
+            Inputs.of(SHAPES[size], models, given.cache),
+            given.repeats,
+            floors,
+            work,
+        )
+    ]
+    found = {"merges": [cost.as_dict() for cost in costs]}
+    return "density", speed_table.density(costs), found
 
 
 def _each(
@@ -140,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=3, metavar="N", help="runs of each merge, the median counts")
     add("--scaling", action="store_true", help="a table of time and memory by size and models")
     add("--every", action="store_true", help="that table of every strategy that works by blocks")
+    add("--density", action="store_true", help="a table of sums of deltas, by what is stored")
     add("--peer", choices=["mergekit"], help="run the same merges with it; pip installs it")
     add("--json", type=Path, metavar="FILE", help="write every single measurement there")
     add("--write", type=Path, metavar="PAGE", help="put the table in its place in this page")

@@ -16,6 +16,9 @@ from pathlib import Path
 
 def main() -> int:
     """Run the command and leave the notes."""
+    from deltakit_cli import main as command
+
+    command.spare()
     notes, *words = sys.argv[1:]
     how = words.pop(0) if words[:1] in (["--bare"], ["--torch"]) else ""
     if how == "--torch":
@@ -23,14 +26,13 @@ def main() -> int:
     if how != "--bare":
         import numpy  # noqa: F401
 
-        import deltakit.merging
+        import deltakit.merging  # noqa: F401
         import deltakit_cli.verbs.merge  # noqa: F401
-    from deltakit_cli.main import main as deltakit
 
     ready, cpu, code = time.perf_counter(), time.process_time(), 0
     if words:
         try:
-            deltakit(words)
+            command.main(words)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
     found = {

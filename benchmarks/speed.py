@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -97,18 +97,36 @@ def cost(
 
     With `limits` 0 it is not measured at all.
     """
-    files, words = case.files(inputs), case.words(inputs)
-    read = sum(path.stat().st_size for path in files)
-    found = Cost(case.name, inputs.shape.name, len(inputs.experts), floor, read, inputs.size)
+    files, found = case.files(inputs), _cost(case, inputs, floor)
     limit.read(files)  # into the page cache
     for number in range(max(limits, repeats)):
         progress(f"{case.name}, {found.models} models of {found.size}: round {number + 1}")
         if limits:
             found.limits.append(limit.measure(files, inputs.size, work))
         if number < repeats:
-            found.runs.append(run(words, work, loads=case.loads))
+            found.runs.append(run(case.words(inputs), work, loads=case.loads))
     found.check()
     return found
+
+
+def costs_in_turn(
+    cases: Sequence[Case], inputs: Inputs, repeats: int, floors: Mapping[str, Run], work: Path
+) -> list[Cost]:
+    """Measure merges that are to be compared: each once, then each once more, `repeats` times."""
+    costs = [_cost(case, inputs, floors[case.loads]) for case in cases]
+    for number in range(repeats):
+        progress(f"round {number + 1}, {len(inputs.experts)} models of {inputs.shape.name}")
+        for case, found in zip(cases, costs, strict=True):
+            limit.read(case.files(inputs))
+            found.runs.append(run(case.words(inputs), work, loads=case.loads))
+    for found in costs:
+        found.check()
+    return costs
+
+
+def _cost(case: Case, inputs: Inputs, floor: Run) -> Cost:
+    read = sum(path.stat().st_size for path in case.files(inputs))
+    return Cost(case.name, inputs.shape.name, len(inputs.experts), floor, read, inputs.size)
 
 
 def floor(work: Path, times: int, loads: str) -> Run:

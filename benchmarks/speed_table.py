@@ -70,6 +70,23 @@ def scaling(costs: Sequence[Cost]) -> str:
     return "\n".join([*lines, "", *_wrapped([note])])
 
 
+def density(costs: Sequence[Cost]) -> str:
+    """Return a line for each way that deltas are stored: what they cost is to fall with density."""
+    lines = [
+        f"{'deltas':16}{'size':>5}{'models':>8}{'GB in':>8}{'merge s':>9}{'cpu s':>8}{'peak MB':>9}"
+    ]
+    for cost in costs:
+        lines.append(
+            f"{cost.name:16}{cost.size:>5}{cost.models:8}{cost.bytes_read / 1e9:8.2f}"
+            f"{cost.middle('merge'):9.2f}{cost.middle('cpu'):8.2f}{cost.middle('peak') / 1e6:9.0f}"
+        )
+    note = (
+        "GB in: the base and all deltas; merge s: without the start of interpreter and libraries;"
+        " cpu s: processor time of the whole process; peak MB: its anonymous memory."
+    )
+    return "\n".join([*lines, "", *_wrapped([note])])
+
+
 def races(found: Sequence[Race]) -> str:
     """Return a line a merge that both did."""
     lines = [

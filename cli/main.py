@@ -166,12 +166,20 @@ def _front(
     """
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command with these arguments (the process's own by default), and exit."""
+def spare() -> None:
+    """Leave out what the process would do for nothing; call it before numpy is imported."""
     # What is imported lives as long as the process: looking through it for garbage, again and
     # again and once more at the end, takes up to a third of a short command's time.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
+    # The threads of numpy's OpenBLAS wait for work in a loop that takes a tenth of a second on each
+    # processor, and mostly none comes: they are to sleep after 2^4 cycles, the least it takes.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command with these arguments (the process's own by default), and exit."""
+    spare()
     given = list(sys.argv[1:] if args is None else args)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the process: it is told nothing

@@ -149,7 +149,8 @@ FUSED INLINE __m512i result_16(const Run *run, __m512 merged, __m512 b, __m512 *
 /* the next of a sparse delta's values where bits are set, 0 elsewhere; 32 are there to be read */
 FUSED INLINE __m512i next_32(Row *row, uint32_t bits)
 {
-    const __m512i values = _mm512_loadu_si512(row->stored);
+    __m512i values = _mm512_loadu_si512(row->stored);
+    __asm__("" : "+v"(values)); /* loaded by itself: AMD's are slow to expand from memory */
     row->stored += __builtin_popcount(bits);
     return _mm512_maskz_expand_epi16(bits, values);
 }

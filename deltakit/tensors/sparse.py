@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,11 @@ from deltakit.dtypes import DTYPES, itemsize
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
 from deltakit.stored import Filled, Stored, StoredSparse
-from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, pack, scatter, stored, unpack
+from deltakit.tensors.codec import BITMASK, INDICES, VALUES, Codec, scatter, stored, unpack
 from deltakit.tensors.header import TensorInfo
+from deltakit.tensors.indices import Indices
 from deltakit.tensors.reader import SafetensorsFile
-from deltakit.tensors.runs import CHUNK, Miscounted, Runs
+from deltakit.tensors.runs import Miscounted, Runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +43,11 @@ class SparseTensor:
         self._held = name if codec == "dense" else name + VALUES  # what the file calls the values
         self.info = TensorInfo(infos[self._held].dtype, shape)
         self.count = infos[self._held].numel
-        self._lock = threading.Lock()
-        self._table: list[int] | None = (
-            None  # of indices: those before entry 0, CHUNK, 2 CHUNK, ...
-        )
-        self._runs = Runs(self.info.numel, self.count, self._read_bits)  # of the others
+        self._places: Runs | Indices
+        if codec == "indices":
+            self._places = Indices(self.info.numel, self.count, self._read_indices)
+        else:
+            self._places = Runs(self.info.numel, self.count, self._read_bits)
         for part, expected in stored(name, codec, self.info.dtype, shape, self.count).items():
             if infos[part].shape != expected.shape:
                 raise self._bad(f"{part} does not fit the parameter's shape {list(shape)}")
@@ -114,25 +114,20 @@ class SparseTensor:
         return self._kept(start, stop)
 
     def _kept(self, start: int, stop: int) -> np.ndarray:
-        import numpy as np
-
-        if self.codec != "indices":
-            return unpack(*self._bits(start, stop), stop - start)
-        indices = self._near(start, stop).astype(np.int64)
-        kept = np.zeros(stop - start, dtype=np.bool_)
-        kept[indices[(indices >= start) & (indices < stop)] - start] = True
-        return kept
+        return unpack(*self._bits(start, stop), stop - start)
 
     def _bits(self, start: int, stop: int) -> tuple[np.ndarray, int]:
         """Return bytes that hold the bits of entries start..stop, and how many are before them."""
-        if self.codec != "indices":
-            return self._runs.bits(start, stop)
-        import numpy as np
+        try:
+            return self._places.bits(start, stop)
+        except Miscounted as error:
+            raise self._bad(str(error)) from None
 
-        bits = np.zeros(-(-(stop - start) // 8), dtype=np.uint8)
-        if not kernels.mark(self._near(start, stop), start, stop - start, bits):
-            bits = pack(self._kept(start, stop))
-        return bits, 0
+    def _values_before(self, start: int) -> int:
+        try:
+            return self._places.before(start)
+        except Miscounted as error:
+            raise self._bad(str(error)) from None
 
     def _read_bits(self, start: int, stop: int) -> np.ndarray:
         import numpy as np
@@ -143,50 +138,12 @@ class SparseTensor:
         draws, density = self._draws
         return draws.bits(start, stop, density)
 
-    def _values_before(self, start: int) -> int:
-        if self.codec != "indices":
-            try:
-                return self._runs.before(start)
-            except Miscounted as error:
-                raise self._bad(str(error)) from None
-        before, inside = self._counted()[start // CHUNK], start % CHUNK
-        if inside and start < self.info.numel:
-            return before + int(self._kept(start - inside, start).sum())
-        return before if start < self.info.numel else self.count
-
-    def _counted(self) -> list[int]:
-        with self._lock:
-            if self._table is None:
-                self._table = self._count_indices()
-            return self._table
-
-    def _count_indices(self) -> list[int]:
-        import numpy as np
-
-        bounds = np.append(np.arange(0, self.info.numel, CHUNK), self.info.numel)
-        table = np.zeros(len(bounds), dtype=np.int64)
-        last = -1
-        for at in range(0, self.count, 1 << 20):
-            part = self._indices(at, min(at + (1 << 20), self.count)).astype(np.int64)
-            if part[0] <= last or part[-1] >= self.info.numel or (part[1:] <= part[:-1]).any():
-                raise self._bad("the indices are not ascending within the parameter")
-            table += np.searchsorted(part, bounds)
-            last = int(part[-1])
-        if table[-1] != self.count:
-            raise self._bad(f"{self.count} values stand for {int(table[-1])} kept entries")
-        return [int(number) for number in table]
-
-    def _indices(self, start: int, stop: int) -> np.ndarray:
+    def _read_indices(self, first: int, last: int) -> np.ndarray:
         import numpy as np
 
         kind = {"U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8"}
         dtype = self._file.header.infos[self.name + INDICES].dtype
-        return self._read(self.name + INDICES, start, stop, np.dtype(kind[dtype]))
-
-    def _near(self, start: int, stop: int) -> np.ndarray:
-        """Return the indices of entries start..stop, and some of those before and after."""
-        table = self._counted()
-        return self._indices(table[start // CHUNK], table[-(-stop // CHUNK)])
+        return self._read(self.name + INDICES, first, last, np.dtype(kind[dtype]))
 
     def _read(self, name: str, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
         import numpy as np

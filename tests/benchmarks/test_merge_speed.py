@@ -11,7 +11,7 @@ import pytest
 
 import deltakit
 from benchmarks import merge_speed, peer, speed, speed_table
-from benchmarks.cases import CASES, Case, Inputs, of_every_strategy
+from benchmarks.cases import CASES, DENSITIES, Case, Inputs, of_every_strategy
 from benchmarks.process import Process
 from benchmarks.synthetic import SHAPES
 from deltakit.errors import DeltakitError
@@ -100,7 +100,7 @@ def test_the_page_gets_the_table_between_its_marks(measured):
 
 def test_the_documented_page_has_a_place_for_each_table():
     page = (Path(merge_speed.__file__).parent.parent / "docs/performance.md").read_text()
-    for name in ("merges", "scaling", "every", "peer"):
+    for name in ("merges", "density", "scaling", "every", "peer"):
         assert page.count(f"<!-- {name} -->\n") == page.count(f"<!-- end of {name} -->\n") == 1
 
 
@@ -118,6 +118,22 @@ def test_every_strategy_that_works_by_blocks_is_a_case_that_knows_whether_torch_
     assert found["sce"].torch
     assert found["nuslerp"].experts == 2
     assert not {"tsv", "klf"} & set(found)
+
+
+def test_what_is_stored_is_read_and_the_less_the_sparser_it_is(tmp_path):
+    words = ["--size", "tiny", "--models", "2", "--repeats", "1", "--density"]
+    words += ["--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "found.json")]
+    with redirect_stdout(io.StringIO()) as printed:
+        merge_speed.main(words)
+    lines = printed.getvalue().splitlines()
+    found = json.loads((tmp_path / "found.json").read_text())["merges"]
+    first = next(number for number, line in enumerate(lines) if line.startswith("deltas"))
+    rows = lines[first + 1 : first + 1 + len(found)]
+    assert [row.split()[0] for row in rows] == [merge["name"] for merge in found]
+    assert all(len(line) <= 80 for line in lines)
+    dense, *stored = (merge["bytes_read"] for merge in found)
+    for kind in (stored[: len(DENSITIES)], stored[len(DENSITIES) :]):
+        assert sorted({dense, *kind}, reverse=True) == [dense, *kind]
 
 
 def test_an_unknown_merge_or_size_is_refused(capsys):

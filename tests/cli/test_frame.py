@@ -123,6 +123,16 @@ def test_a_usage_error_has_exit_code_2(args: list[str], words: str, tmp_path: Pa
     assert words in done.stderr
 
 
+def test_what_the_user_set_for_openblas_is_kept(monkeypatch: pytest.MonkeyPatch):
+    for given, kept in ((None, "4"), ("20", "20")):
+        if given is None:
+            monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+        else:
+            monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", given)
+        frame.spare()
+        assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == kept
+
+
 def test_the_version_is_the_distribution_s(tmp_path: Path):
     from importlib.metadata import version
 
