@@ -2,138 +2,115 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Protocol
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from deltakit.delta_source import ModelDelta, merged_names
-from deltakit.dtypes import itemsize, torch_dtype, working_dtype
-from deltakit.errors import NonFinite
-from deltakit.mask import Mask, RandomMask
+from deltakit.dtypes import itemsize
+from deltakit.stored import as_tensor
+from deltakit.tensors.codec import Codec, pack
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
 BLOCK = 1 << 20  # entries; a multiple of 8, so that blocks of bits begin on a byte
 
 
-class Difference(Protocol):
-    """Which entries of each parameter are stored, and with what value."""
+@dataclass(frozen=True)
+class Count:
+    """How many entries of a block are stored, and how many where a seed tells which, if it may."""
 
-    exact: bool
+    stored: int
+    drawn: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is stored of a block: `values` one after the other, and `bits` (uint8) of each entry."""
+
+    values: np.ndarray
+    bits: np.ndarray
+
+
+class Difference(ABC):
+    """Which entries of each parameter are stored, and with what value.
+
+    Several threads may ask; what one is given is valid until it asks again.
+    """
+
+    exact = True  # whether all values asked for so far are stored without rounding
     absent_is_zero: bool  # what an entry not stored means; else it is as in the base
 
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    @abstractmethod
     def infos(self) -> dict[str, TensorInfo]:
         """Return the parameters looked at, with the dtype their values are stored in."""
 
-    def block(
+    @abstractmethod
+    def _block(
         self, name: str, start: int, stop: int
     ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
         """Return (entries to store, entries the seed keeps or None, values) of a flat range."""
 
+    def look(self, name: str) -> None:
+        """Find ahead what must be known of a whole parameter before its blocks are."""
 
-class AddDifference:
-    """tuned - base in float32, masked, rounded once to the stored dtype."""
+    def count(self, name: str, start: int, stop: int) -> Count:
+        """Return how many entries of a flat range are stored."""
+        kept, seed, _ = self._block(name, start, stop)
+        return Count(int(kept.sum()), None if seed is None else int(seed.sum()))
 
-    absent_is_zero = True
-
-    def __init__(
-        self, base: TensorSource, tuned: TensorSource, mask: Mask | None, dtype: str | None
-    ) -> None:
+    def part(self, name: str, start: int, stop: int, codec: Codec) -> Part:
+        """Return what a codec stores of a flat range."""
         import torch
 
-        self.exact = True
-        self._base, self._delta, self._mask, self._dtype = base, ModelDelta(tuned), mask, dtype
-        self._raw = torch.empty(BLOCK * 8, dtype=torch.uint8)
-        self._label = tuned.label
+        kept, seed, values = self._block(name, start, stop)
+        flat = values.view(torch.uint8).numpy().view(f"u{values.element_size()}")
+        if codec == "dense":
+            # Dense holds every entry: of a replace delta also those that are as in the base.
+            return Part(flat * kept if self.absent_is_zero else flat, pack(kept))
+        return Part(flat[seed if codec == "seed" and seed is not None else kept], pack(kept))
 
-    def infos(self) -> dict[str, TensorInfo]:
-        return {
-            name: TensorInfo(
-                self._dtype or self._base.infos[name].dtype, self._base.infos[name].shape
-            )
-            for name in merged_names(self._base.infos)
-        }
+    def _room(self, purpose: str, entries: int) -> np.ndarray:
+        """Return this thread's memory for a purpose, used again: uint8, 8 bytes an entry."""
+        import numpy as np
 
-    def values(self, name: str, start: int, stop: int) -> Tensor:
-        """Return the delta of a flat range before masking and rounding."""
-        import torch
-
-        work = working_dtype(self._base.infos[name].dtype)
-        base = self._base.block(name, start, stop, self._raw).to(work)
-        delta = torch.empty(stop - start, dtype=work)
-        self._delta.block_into(delta, name, start, base)
-        return delta
-
-    def block(
-        self, name: str, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
-        delta = self.values(name, start, stop)
-        kind = torch_dtype(self._dtype or self._base.infos[name].dtype)
-        self._check_range(name, delta, kind)
-        stored = delta.to(kind)
-        wide = stored.to(delta.dtype)
-        kept: np.ndarray = (wide != 0).numpy()
-        if self._mask is None:
-            self.exact &= bool((wide == delta).all())
-            return kept, None, stored
-        masked = self._mask.keep(name, start, stop, delta)
-        kept = kept & masked
-        self.exact &= bool((wide == delta).numpy()[masked].all())
-        return kept, masked if isinstance(self._mask, RandomMask) else None, stored
-
-    def _check_range(self, name: str, delta: Tensor, kind: torch.dtype) -> None:
-        """Raise NonFinite for a delta that holds NaN or infinity, or that `kind` cannot hold.
-
-        Before rounding, because some dtypes have no infinity and round to their largest.
-        """
-        import torch
-
-        low, high = (float(extreme) for extreme in delta.aminmax())  # NaN if there is one
-        if -low <= torch.finfo(kind).max and high <= torch.finfo(kind).max:
-            return
-        if math.isfinite(low) and math.isfinite(high):
-            raise NonFinite(
-                f"the delta of {name!r} overflows {kind}",
-                where=self._label,
-                remedy="store the values as float32",
-            )
-        raise NonFinite(
-            f"the delta of {name!r} holds NaN or infinity",
-            where=self._label,
-            remedy="retrain or repair the model",
-        )
+        room: np.ndarray | None = getattr(self._own, purpose, None)
+        if room is None or len(room) < 8 * entries:
+            room = np.empty(8 * entries, dtype=np.uint8)
+            setattr(self._own, purpose, room)
+        return room
 
 
-class ReplaceDifference:
+class ReplaceDifference(Difference):
     """The fine-tuned model's own values, where a byte of them differs from the base's."""
 
     absent_is_zero = False
 
     def __init__(self, base: TensorSource, tuned: TensorSource) -> None:
-        import torch
-
-        self.exact = True
+        super().__init__()
         self._base, self._tuned = base, tuned
-        self._raw = torch.empty(BLOCK * 8, dtype=torch.uint8)
-        self._other = torch.empty(BLOCK * 8, dtype=torch.uint8)
 
     def infos(self) -> dict[str, TensorInfo]:
         return dict(sorted(self._tuned.infos.items()))
 
-    def block(
+    def _block(
         self, name: str, start: int, stop: int
     ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
         import numpy as np
 
-        values = self._tuned.block(name, start, stop, self._raw)
+        count = stop - start
+        ours, theirs = self._room("tuned", count), self._room("base", count)
+        values = self._tuned.block(name, start, stop, as_tensor(ours))
         if self._base.infos.get(name) != self._tuned.infos[name]:
-            return np.ones(stop - start, dtype=np.bool_), None, values
-        kind = f"u{itemsize(self._tuned.infos[name].dtype)}"
-        self._base.block(name, start, stop, self._other)
-        nbytes = (stop - start) * np.dtype(kind).itemsize
-        ours = self._raw[:nbytes].numpy().view(kind)
-        return ours != self._other[:nbytes].numpy().view(kind), None, values
+            return np.ones(count, dtype=np.bool_), None, values
+        self._base.block(name, start, stop, as_tensor(theirs))
+        size = itemsize(self._tuned.infos[name].dtype)
+        one, other = (raw[: count * size].view(f"u{size}") for raw in (ours, theirs))
+        return one != other, None, values

@@ -40,6 +40,12 @@ _NAMES = {torch_name: name for name, (_, torch_name) in DTYPES.items()}
 # Deltas are taken and merged in these; every other dtype is copied from the base unchanged.
 MERGEABLE = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
+_LARGEST = {
+    "F32": float.fromhex("0x1.fffffep127"),
+    "BF16": float.fromhex("0x1.fep127"),
+    "F16": 65504.0,
+}
+
 # What training flags call them; "float" is 32 bits in torch and 64 in Python, and no name here.
 _ALSO = {"half": "float16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
@@ -99,3 +105,16 @@ def widened(dtype: str) -> str:
 def working_dtype(dtype: str) -> torch.dtype:
     """Return the same as torch's."""
     return torch_dtype(widened(dtype))
+
+
+def largest(dtype: str) -> float:
+    """Return the largest finite number of a float dtype.
+
+    >>> largest("F16"), largest("F8_E4M3")
+    (65504.0, 448.0)
+    """
+    if dtype in _LARGEST:  # the usual ones do without torch
+        return _LARGEST[dtype]
+    import torch
+
+    return torch.finfo(torch_dtype(dtype)).max

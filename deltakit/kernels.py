@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit.apart import Apart
 from deltakit.drawn import Drawn, How
@@ -30,7 +31,7 @@ _MOST_ROWS = 256  # as in native/delta.h
 _STRETCH = 1 << 16  # as there: entries read at a time, of those that do not stand by bits
 _MOST_PLACES = 1 << 31  # of which indices are told in 32 bits
 LANES = 64  # as in native/combine.h
-_INTERFACE = 8  # as in native/kernels.c: those left by an earlier build are not called
+_INTERFACE = 9  # as in native/kernels.c: those left by an earlier build are not called
 
 
 def _load() -> Any:
@@ -200,6 +201,51 @@ def put(entries: Filled, places: np.ndarray, out: Filled) -> None:
     code = _CODES[entries.dtype]
     where = places.ctypes.data
     compiled.put(entries.raw.ctypes.data, code, where, len(places), out.raw.ctypes.data)
+
+
+@dataclass(frozen=True)
+class Sparsified:
+    """What was found of a delta that is to be stored."""
+
+    staying: int  # entries that are not 0, neither thinned nor as they are stored
+    kept: int  # entries that the random mask keeps
+    highest: float  # the largest magnitude before any is taken away; NaN where one is
+    rounded: bool  # whether the value of any that is not taken away was
+
+
+WHOSE = {"staying": 0, "kept": 1, "every": 2}  # as in native/sparsify.h
+
+
+def sparsify(
+    delta: LazyDelta,
+    dtype: str,
+    whose: Literal["staying", "kept", "every"] = "staying",
+    values: np.ndarray | None = None,
+    bits: np.ndarray | None = None,
+) -> Sparsified | None:
+    """Look for what of a delta a file is to hold, and write its values and bits where wanted.
+
+    Values of those staying, of those kept at random (0 or not), or of every entry (0 where it does
+    not stay), rounded to `dtype`, to `values`: uint8, with room for all and one more. Which stay to
+    `bits`: uint8, the first in the lowest bit. None where not done.
+    """
+    count, code = delta.numel(), _CODES.get(dtype)
+    if code is None or delta.dtype != "F32" or isinstance(delta.stored, StoredSparse):
+        return None
+    if values is not None and len(values) < (count + 1) * itemsize(dtype):
+        return None
+    if bits is not None and 8 * len(bits) < count:
+        return None
+    taken = _together([delta], delta.base)
+    if taken is None:
+        return None
+    rows, shared = taken
+    to = tuple(0 if room is None else room.ctypes.data for room in (values, bits))
+    found = compiled.sparsify(rows, count, shared, code, WHOSE[whose], *to)
+    if found is None:
+        return None
+    staying, kept, highest, rounded = found
+    return Sparsified(staying, kept, struct.unpack("<f", struct.pack("<I", highest))[0], rounded)
 
 
 def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltakit.errors import BadFile, BadValue, DeltakitError, ShapeMismatch, UnknownName
+from deltakit.lazy import LazyDelta
 from deltakit.provenance import FORMAT, check_kind, parse, render
 from deltakit.rng import Draws
 from deltakit.tensors.codec import BITMASK, pack, unpack
@@ -41,6 +42,16 @@ class Mask(ABC):
 
         `delta`, those entries' values where they are at hand, saves reading them again.
         """
+
+    def look(self, name: str) -> None:
+        """Find ahead what must be known of a whole parameter before its blocks are thinned."""
+
+    def thinned(self, name: str, start: int, delta: LazyDelta) -> LazyDelta:
+        """Return the delta of entries from `start` with those not kept set to 0, not computed."""
+        import torch
+
+        kept = self.keep(name, start, start + delta.numel(), delta.tensor)
+        return replace(delta, kept=torch.from_numpy(kept))
 
     def check_fits(self, infos: Mapping[str, TensorInfo]) -> None:
         """Raise UnknownName or ShapeMismatch where the mask does not fit these parameters."""
@@ -96,6 +107,10 @@ class RandomMask(Mask):
 
     def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
         return self.draws(name).keep(start, stop, self.density)
+
+    def thinned(self, name: str, start: int, delta: LazyDelta) -> LazyDelta:
+        kept = self.draws(name).mask(start, start + delta.numel(), self.density)
+        return replace(delta, kept=kept)
 
     def describe(self) -> dict[str, str]:
         return {

@@ -16,7 +16,6 @@ from deltakit.dtypes import itemsize
 from deltakit.engine import Limits, Plan
 from deltakit.engine.blocks import Buffers, StackReader
 from deltakit.engine.folder import input_paths
-from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadValue, NonFinite
 from deltakit.merging import plan_merge
 from deltakit.provenance import FORMAT, ModelTable, render
@@ -27,10 +26,11 @@ from deltakit.tensors import codec
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.new_folder import check_apart, new_folder
 from deltakit.tensors.writer import SafetensorsWriter
+from deltakit.threads import one_torch_thread
 from deltakit.unified import MARK, UNIFIED, WHOLE, is_unified_delta, is_unified_mask
 
 if TYPE_CHECKING:
-    from deltakit.diff import Progress
+    from deltakit.delta_file import Progress
     from deltakit.strategies import Stack
 
 BLOCK = 1 << 18  # entries; a multiple of 8, so that blocks of bits begin on a byte

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from deltakit import diff
+from deltakit import delta_file
 from deltakit.delta import Delta
 from deltakit.diff import write_add, write_replace
 from deltakit.errors import (
@@ -26,6 +27,7 @@ from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import MemoryTensors
 from tests.diffing import add, file_bytes, pair
 from tests.failing import FailingFiles
+from tests.kernels import without_kernels
 from tests.models import write_model
 
 Tensors = Mapping[str, torch.Tensor]
@@ -45,11 +47,30 @@ def test_the_size_of_blocks_does_not_show_in_the_bytes(
     base, tuned = pair(torch.bfloat16, changed=0.5)
     found = set()
     for block in (8, 64, 1 << 20):
-        monkeypatch.setattr(diff, "BLOCK", block)
+        monkeypatch.setattr(delta_file, "BLOCK", block)
         for mask in (None, RandomMask(0.5, 1, "t")):
             add(tmp_path / "d", base, tuned, mask=mask)
             found.add((mask, (tmp_path / "d").read_bytes()))
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("mask", [None, RandomMask(0.5, 1, "t"), RandomMask(0.02, 1, "t")])
+def test_threads_and_kernels_do_not_show_in_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: RandomMask | None
+):
+    monkeypatch.setattr(delta_file, "BLOCK", 64)
+    base, tuned = (MemoryTensors(tensors) for tensors in pair(torch.bfloat16, changed=0.5))
+    found = set()
+    for kernels_of in (nullcontext, without_kernels):
+        for threads in (1, 2, 4):
+            with kernels_of():
+                add_to, replace_to = tmp_path / "a", tmp_path / "r"
+                write_add(add_to, base, tuned, task="t", mask=mask, threads=threads)
+                write_replace(replace_to, base, tuned, task="t", threads=threads)
+            found.add((add_to.read_bytes(), replace_to.read_bytes()))
+            add_to.unlink()
+            replace_to.unlink()
+    assert len(found) == 1
 
 
 def test_the_layout_of_the_models_does_not_show_in_the_bytes(tmp_path: Path):
@@ -222,4 +243,4 @@ def test_the_diff_of_a_large_tensor_takes_a_few_blocks_of_memory(tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 40 * diff.BLOCK  # bytes; the tensor alone has 80 million
+    assert int(done.stdout) < 40 * delta_file.BLOCK  # bytes; the tensor alone has 80 million

@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deltakit.add_difference import AddDifference
 from deltakit.delta import Delta
-from deltakit.difference import AddDifference
 from deltakit.errors import (
     BadValue,
     DtypeMismatch,
@@ -114,7 +114,7 @@ def masks(path: Path, base: Tensors, tuned: Tensors) -> dict[str, Mask]:
         "all": RandomMask(1.0, 1, "trec"),
         "stored": Mask.open(path),
         **{
-            kind: MadeMask(MaskPlan(name, settings), "trec", infos, source.values)
+            kind: MadeMask(MaskPlan(name, settings), "trec", infos, source.lazy)
             for kind, (name, settings) in MADE.items()
         },
     }

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the top down. A row with several names is several rooms on one floor, open to each other.
 ROOMS = [
-    ["apart", "cut", "drawn", "dtypes", "errors", "formula", "held", "stored"],
+    ["apart", "cut", "drawn", "dtypes", "errors", "formula", "held", "stored", "threads"],
     ["kernels", "sizes"],
     ["lazy"],
     ["ops"],
@@ -22,7 +22,7 @@ ROOMS = [
     ["delta", "importance", "mask"],
     ["unified"],
     ["vocabulary"],
-    ["difference", "diff", "restored"],
+    ["add_difference", "delta_file", "diff", "difference", "restored"],
     ["strategies"],
     ["recipe"],
     ["stacking"],

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deltakit.errors import BadFile, BadValue, ShapeMismatch, UnknownName
+from deltakit.lazy import LazyDelta
 from deltakit.mask import Mask, RandomMask, StoredMask, save_bits
 from deltakit.rng import Draws
 from deltakit.store.made_mask import MadeMask, MaskPlan
@@ -125,7 +126,7 @@ def test_the_largest_mask_keeps_the_largest_and_at_least_one(density: float, kep
     values = torch.tensor([1.0, -3.0, 0.5, 5.0, 3.0])
     info = {"w": TensorInfo("F32", (5,))}
     plan = MaskPlan("magnitude", {"density": density})
-    mask = MadeMask(plan, "t", info, lambda name, start, stop: values[start:stop])
+    mask = MadeMask(plan, "t", info, lambda name, start, stop: LazyDelta(values[start:stop]))
     assert np.flatnonzero(mask.keep("w", 0, 5)).tolist() == kept
     assert np.flatnonzero(mask.keep("w", 1, 4)).tolist() == [i - 1 for i in kept if 1 <= i < 4]
     assert np.flatnonzero(mask.keep("w", 0, 5, values)).tolist() == kept

@@ -91,8 +91,6 @@ def command(
     tuned = Checkpoint.open(model)
     total = 2 * sum(info.nbytes for info in tuned.infos.values())
     tuned.close()
-    import torch  # noqa: F401  takes seconds: not part of what is measured
-
     started = time.perf_counter()
     with progress("add", total) as meter:
         record = opened.add(

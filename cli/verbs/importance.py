@@ -96,11 +96,11 @@ def _of_task(
     store: Path | None,
     as_json: bool,
 ) -> None:
-    from deltakit.engine.threads import one_torch_thread
     from deltakit.errors import BadValue
     from deltakit.experts import open_source
     from deltakit.importance import importance_of_delta
     from deltakit.store import Store
+    from deltakit.threads import one_torch_thread
 
     opened = Store.open(store, hashing=hashing)
     record = opened.task(task)
@@ -137,10 +137,10 @@ def _of_path(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    from deltakit.engine.threads import one_torch_thread
     from deltakit.experts import open_source
     from deltakit.importance import importance_of_delta
     from deltakit.tensors.checkpoint import Checkpoint
+    from deltakit.threads import one_torch_thread
 
     if out is None:
         raise typer.BadParameter("a PATH needs --out FILE")

@@ -16,14 +16,11 @@ from deltakit.engine.room import LARGE_ROOMS, ROOMS, SMALL, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.stored import in_memory
 from deltakit.strategies._stack import Stack
-from deltakit.strategies._whole import LONG, SHORT, Together, Whole
+from deltakit.strategies._whole import LONG, SHORT, Together, Whole, stretches
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-_PLACES, _APART = (8, 64), 1 << 21  # of a sample: fewest and most, and as far apart as that
-_STRETCH, _SHARE = (2048, 16384), 256  # entries at each: fewest and most, and such a part of all
 
 
 class Buffers:
@@ -178,7 +175,7 @@ class StackReader:
     def _sample(self, name: str, experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
         """Yield stretches of a few experts' deltas from all over a parameter."""
         numel = self._plan.base.infos[name].numel
-        for at, stop in _stretches(numel):
+        for at, stop in stretches(numel):
             yield self._look(name, experts, at, min(stop, numel))
 
     def _most(self, names: Sequence[str], expert: int) -> int:
@@ -197,18 +194,11 @@ class StackReader:
     def _sample_of_model(
         self, group: Group, starts: Sequence[int], experts: Sequence[int]
     ) -> Iterator[list[LazyDelta]]:
-        for at, end in _stretches(starts[-1]):
+        for at, end in stretches(starts[-1]):
             place = bisect_right(starts, at) - 1
             name, first = group.names[place], starts[place]
             stop = min(end - first, self._plan.base.infos[name].numel)
             yield self._look(name, experts, at - first, stop)
-
-
-def _stretches(numel: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges from all over `numel` entries, the last perhaps past the end."""
-    places = min(max(numel // _APART, _PLACES[0]), _PLACES[1])
-    length = min(max(numel // _SHARE, _STRETCH[0]), _STRETCH[1])
-    return ((at, at + length) for at in (place * numel // places for place in range(places)))
 
 
 def room_bytes(plan: Plan) -> tuple[int, int]:

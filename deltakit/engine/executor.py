@@ -17,11 +17,11 @@ from deltakit.engine.output import Output
 from deltakit.engine.plan import Plan
 from deltakit.engine.report import Report, Tally
 from deltakit.engine.resume import Interrupted, key
-from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.engine.units import units
 from deltakit.engine.worker import Worker
 from deltakit.tensors.files import LOCAL, Files
 from deltakit.tensors.new_folder import new_folder
+from deltakit.threads import one_torch_thread, run_all
 
 Progress = Callable[[str, int], None]  # tensor, bytes written since the last call
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from deltakit.apart import PART
@@ -11,13 +10,13 @@ from deltakit.engine.room import LARGE_ROOMS, ROOMS
 from deltakit.errors import BadValue
 from deltakit.strategies._settings import Unit
 from deltakit.strategies._whole import LONG, MOST_TOGETHER
+from deltakit.threads import usual_threads
 
 DEFAULT_BLOCK = 1 << 17  # entries, where they do not take more than ...
 DEFAULT_SCRATCH = 24 << 20  # ... so many bytes of a thread: deltas of up to 3 models do not
 KERNEL_BLOCK = 1 << 21  # of which the kernels hold a small part at a time
 SMALLEST_BLOCK = 1 << 12
 MOST_AT_ONCE = 96 << 20  # bytes of a thread that merges parameters at once, where nothing is said
-MOST_DEFAULT_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Limits:
             raise BadValue("the number of threads is not above 0", got=f"{self.threads}")
         if self.block is not None and self.block < 1:
             raise BadValue("the block size is not above 0", got=f"{self.block}")
-        threads = self.threads or min(MOST_DEFAULT_THREADS, _cores())
+        threads = self.threads or usual_threads()
         block = self.block or usual
         if self.memory is not None:
             block = min(block, self._fitting(self.memory, threads, entry, looked, least))
@@ -80,13 +79,6 @@ class Limits:
                 remedy="give more --memory or fewer --threads",
             )
         return block
-
-
-def _cores() -> int:
-    """Return how many processors this process may use, as far as the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def look_bytes(held: int, experts: int, *, computed: bool = False) -> int:

@@ -98,7 +98,7 @@ def _measure_all(
     import threading
 
     # Here, because reading a header needs no engine and is to start at once.
-    from deltakit.engine.threads import one_torch_thread, run_all
+    from deltakit.threads import one_torch_thread, run_all
 
     found: dict[str, Sums] = {}
     mine = threading.local()

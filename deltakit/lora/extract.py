@@ -9,7 +9,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.lora.changed import Changed
 from deltakit.lora.checks import ModuleCheck
 from deltakit.lora.extraction import Extraction
@@ -19,6 +18,7 @@ from deltakit.lora.record import Lineage, Record, Report, new_adapter
 from deltakit.lora.survey import THREADS, Progress
 from deltakit.lora.write import AdapterWriter, Contents, NewPart
 from deltakit.tensors.files import LOCAL, Files
+from deltakit.threads import one_torch_thread, run_all
 
 _TASKS = {"ForCausalLM": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS"}
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.errors import BadValue, some
 from deltakit.lora.checks import ModuleCheck, check
 from deltakit.lora.cut import chosen_rank, cut
@@ -22,6 +21,7 @@ from deltakit.lora.union import Member
 from deltakit.lora.write import AdapterWriter, Contents, NewPart
 from deltakit.recipe import Piece
 from deltakit.tensors.files import LOCAL, Files
+from deltakit.threads import one_torch_thread, run_all
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from deltakit.delta_source import check_alike, merged_names
-from deltakit.engine.threads import one_torch_thread, run_all
 from deltakit.errors import BadValue
 from deltakit.lora.adapter import Kind
 from deltakit.lora.changed import ROWS, Changed, leading, left_out
 from deltakit.lora.cut import Size, decompose
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.quantised import refuse_quantised, refuse_scaled
+from deltakit.threads import one_torch_thread, run_all
 
 THREADS = 2
 DEFAULT_RANK = 16

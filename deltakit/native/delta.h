@@ -192,11 +192,9 @@ INLINE const uint8_t *kept_of(const Delta *delta, Py_ssize_t at, Py_ssize_t coun
     return own;
 }
 
-/* trim and drop entries at .. at + count, which are in x */
-INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
+/* trim entries at .. at + count, which are in x */
+INLINE void trim(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
 {
-    uint8_t own[CHUNK];
-    const uint8_t *kept = kept_of(delta, at, count, own);
     if (delta->trims) {
         Py_ssize_t ties = among(delta->ties, at, count);
         if (!ties) shrink(x, count, delta->threshold); /* a length the compiler may know */
@@ -211,6 +209,14 @@ INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *res
         top(x, ties, delta->lower);
         top(x + ties, count - ties, delta->highest);
     }
+}
+
+/* trim and drop entries at .. at + count, which are in x */
+INLINE void thin(const Delta *delta, Py_ssize_t at, Py_ssize_t count, float *restrict x)
+{
+    uint8_t own[CHUNK];
+    const uint8_t *kept = kept_of(delta, at, count, own);
+    trim(delta, at, count, x);
     if (kept) {
         float divisor = delta->divisor;
         if (divisor == 1.0f) for (Py_ssize_t i = 0; i < count; i++) x[i] = (float)kept[i] * x[i];

@@ -9,6 +9,7 @@
 #include "fused.h"
 #include "gram.h"
 #include "select.h"
+#include "sparsify.h"
 
 static int floats_of(PyObject *tuple, float *out, Py_ssize_t k)
 {
@@ -304,6 +305,25 @@ static PyObject *py_gram(PyObject *self, PyObject *const *args, Py_ssize_t nargs
     return result;
 }
 
+/* (one delta, n, base or None, dtype of the values, whose, address of values or 0, of bits or 0) ->
+ * (how many stay, how many are kept, bits of the largest magnitude, whether any was rounded), or None
+ * where a file did not give what it should */
+static PyObject *py_sparsify(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(7);
+    Delta delta;
+    Values base;
+    Py_ssize_t n = SIZE(1);
+    Sparse out = {POINTER(5), POINTER(6), (int)SIZE(3), (int)SIZE(4), 0, 0, 0, 0};
+    int has_base = values_of(args[2], &base), done = 0;
+    if (PyErr_Occurred() || deltas_of(args[0], 1, &delta) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    done = sparsify(&delta, n, has_base ? &base : NULL, &out);
+    Py_END_ALLOW_THREADS
+    if (!done) return Py_NewRef(Py_None);
+    return Py_BuildValue("nnIO", out.staying, out.kept, out.highest, out.rounded ? Py_True : Py_False);
+}
+
 /* (how it is drawn, n, bits) */
 static PyObject *py_draw_bits(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -380,7 +400,8 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 
 static PyMethodDef methods[] = {
     METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(bracket), METHOD(gram),
-    METHOD(draw_bits), METHOD(count_bits), METHOD(mark), METHOD(scatter), METHOD(by_hand),
+    METHOD(sparsify), METHOD(draw_bits), METHOD(count_bits), METHOD(mark), METHOD(scatter),
+    METHOD(by_hand),
     {NULL, NULL, 0, NULL},
 };
 
@@ -394,7 +415,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
 #endif
     PyObject *made = PyModule_Create(&module);
     /* raised with every change of what is passed: kernels.py does not call those of another build */
-    if (made && PyModule_AddIntConstant(made, "INTERFACE", 8) < 0) {
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", 9) < 0) {
         Py_DECREF(made);
         return NULL;
     }

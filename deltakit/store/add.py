@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from deltakit.delta_source import check_alike, merged_names
 from deltakit.dtypes import itemsize
-from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import BadFile, BadValue
 from deltakit.mask import Mask
 from deltakit.provenance import ModelTable
@@ -21,6 +20,7 @@ from deltakit.store.new_task import NewTask, new_task, printable
 from deltakit.store.tasks import TaskRecord
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.tied import held_as
+from deltakit.threads import one_torch_thread
 
 if TYPE_CHECKING:
     from deltakit.delta import Delta
@@ -117,12 +117,12 @@ class _Taking:
 
     def additive(self, mask: Mask | MaskPlan | None, dtype: str | None) -> Delta:
         """Write the mergeable delta."""
+        from deltakit.add_difference import AddDifference
         from deltakit.delta import Delta
         from deltakit.diff import write_add
-        from deltakit.difference import AddDifference
 
         if isinstance(mask, MaskPlan):
-            read = AddDifference(self._source, self._tuned, None, None).values
+            read = AddDifference(self._source, self._tuned, None, None).lazy
             infos = {n: self._table.infos[n] for n in merged_names(self._table.infos)}
             mask = MadeMask(mask, self._task, infos, read)
         written = self._new.keep(

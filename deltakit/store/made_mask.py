@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deltakit.errors import BadValue
+from deltakit.lazy import LazyDelta, LazyDeltas
 from deltakit.mask import Mask
 from deltakit.strategies import Masking, Stack, Whole, depths, masks
+from deltakit.strategies._whole import SHORT, Together, stretches
 from deltakit.tensors.header import TensorInfo
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class MaskPlan:
 class MadeMask(Mask):
     """A mask of the family that merges use, made from the delta of one task.
 
-    `read(name, start, stop)` gives flat entries of the delta. A mask that needs whole rows or whole
-    tensors holds one parameter at a time.
+    `read(name, start, stop)` gives flat entries of the delta, at most LONG of them at a time where
+    the mask works on single entries, in memory that it may use again. Several threads may ask.
+    What is found of a whole parameter is remembered, but of a mask that needs whole rows or whole
+    tensors, whose entries are held of the last parameter asked for.
     """
 
     def __init__(
@@ -67,29 +70,49 @@ class MadeMask(Mask):
         plan: MaskPlan,
         task: str,
         infos: Mapping[str, TensorInfo],
-        read: Callable[[str, int, int], Tensor],
+        read: Callable[[str, int, int], LazyDelta],
     ) -> None:
         self._plan, self._task, self._infos, self._read = plan, task, infos, read
         self._masking = plan.masking()
         self._depths = depths(infos)
-        self._last: tuple[str, Whole, np.ndarray | None] | None = None
+        self._wholes: dict[str, Whole] = {}
+        self._lock = threading.Lock()
+        self._last: tuple[str, np.ndarray] | None = None
 
     def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
-        if self._last is None or self._last[0] != name:
-            whole = Whole(self._infos[name].numel, lambda _: self._blocks(name))
-            kept = None
-            if self._masking.unit != "element":
-                kept = self._kept(name, 0, self._read(name, 0, whole.numel), whole)
-            self._last = (name, whole, kept)
-        _, whole, kept = self._last
-        if kept is not None:
-            return kept[start:stop]
-        entries = self._read(name, start, stop) if delta is None else delta
-        return self._kept(name, start, entries, whole)
+        entries = self._read(name, start, stop) if delta is None else LazyDelta(delta)
+        kept: np.ndarray = self.thinned(name, start, entries).tensor.ne(0).numpy()
+        return kept
 
-    def _kept(self, name: str, start: int, entries: Tensor, whole: Whole) -> np.ndarray:
-        stack = Stack(
-            entries[None],
+    def look(self, name: str) -> None:
+        if self._masking.looks == "tensor" and self._masking.unit == "element":
+            self.thinned(name, 0, self._read(name, 0, min(1, self._infos[name].numel)))
+
+    def thinned(self, name: str, start: int, delta: LazyDelta) -> LazyDelta:
+        import torch
+
+        if self._masking.unit != "element":
+            kept = torch.from_numpy(self._all_kept(name)[start : start + delta.numel()])
+            return replace(delta, kept=kept)
+        with self._lock:
+            whole = self._wholes.setdefault(name, self._whole(name))
+        stack = self._stack(name, start, delta, whole)
+        made = self._masking.lazily(stack)
+        if made.same_stored(stack.lazy):  # left to the kernels
+            return made.each[0]
+        return replace(delta, kept=made.tensor[0].ne(0))
+
+    def _all_kept(self, name: str) -> np.ndarray:
+        with self._lock:
+            if self._last is None or self._last[0] != name:
+                delta = self._read(name, 0, self._infos[name].numel)
+                stack = self._stack(name, 0, delta, self._whole(name))
+                self._last = (name, self._masking.apply(stack)[0].ne(0).numpy())
+            return self._last[1]
+
+    def _stack(self, name: str, start: int, delta: LazyDelta, whole: Whole) -> Stack:
+        return Stack(
+            LazyDeltas([delta], (delta.numel(),), delta.dtype),
             tasks=(self._task,),
             name=name,
             seed=self._plan.seed,
@@ -98,13 +121,23 @@ class MadeMask(Mask):
             shape=self._infos[name].shape,
             depth=self._depths[name],
         )
-        kept: np.ndarray = self._masking.apply(stack)[0].ne(0).numpy()
-        return kept
 
-    def _blocks(self, name: str) -> Iterator[Tensor]:
+    def _whole(self, name: str) -> Whole:
         numel = self._infos[name].numel
-        for start in range(0, numel, _BLOCK):
-            yield self._read(name, start, min(start + _BLOCK, numel))
+
+        def blocks(experts: Sequence[int], entries: int) -> Iterator[list[LazyDelta]]:
+            for start in range(0, numel, entries):
+                yield [self._read(name, start, min(start + entries, numel))]
+
+        def sample(experts: Sequence[int]) -> Iterator[list[LazyDelta]]:
+            for start, stop in stretches(numel):
+                yield [self._read(name, start, min(stop, numel))]
+
+        return Whole(
+            numel,
+            lambda expert: (delta.tensor for (delta,) in blocks([expert], SHORT)),
+            together=Together(1, blocks, sample, lambda expert: numel),
+        )
 
     def describe(self) -> dict[str, str]:
         told = dataclasses.asdict(self._masking)

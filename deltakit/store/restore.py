@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from deltakit.engine.threads import one_torch_thread
 from deltakit.errors import AlreadyThere, BadFile, BadValue, DeltakitError, some
 from deltakit.provenance import ModelTable
 from deltakit.store.bases import Progress, open_base
@@ -22,6 +21,7 @@ from deltakit.tensors.new_file import NewFile, write_whole
 from deltakit.tensors.new_folder import new_folder
 from deltakit.tensors.source import TensorSource
 from deltakit.tensors.tied import held_as
+from deltakit.threads import one_torch_thread
 
 if TYPE_CHECKING:
     from deltakit.delta_source import DeltaSource

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._settings import Settings
 from deltakit.strategies._stack import Stack
 
@@ -49,6 +50,10 @@ class Masking(Settings, ABC):
     @abstractmethod
     def apply(self, stack: Stack) -> Tensor:
         """Return the masked deltas, a new tensor: (k, *shape) -> (k, *shape)."""
+
+    def lazily(self, stack: Stack) -> LazyDeltas:
+        """Return what `apply` does, not yet computed where the kernels can."""
+        return LazyDeltas.of(self.apply(stack))
 
 
 # The smallest divisor: what is kept with a smaller probability is not kept, and 0 / 0 is no number.

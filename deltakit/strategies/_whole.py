@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ MOST_TOGETHER = 4
 # Entries of a block, the same for every merge, so that a sum of a tensor does not depend on how
 # the work is cut: what is not computed may be long, what is computed in float64 must not.
 LONG, SHORT = 1 << 19, 1 << 17
+_PLACES, _APART = (8, 64), 1 << 21  # of a sample: fewest and most, and as far apart as that
+_STRETCH, _SHARE = (2048, 16384), 256  # entries at each: fewest and most, and such a part of all
 
 
 @dataclass(frozen=True)
@@ -162,3 +164,10 @@ class Whole:
             if key not in self._known:
                 self._known[key] = find()
             return self._known[key]
+
+
+def stretches(numel: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a sample from all over `numel` entries, the last perhaps past the end."""
+    places = min(max(numel // _APART, _PLACES[0]), _PLACES[1])
+    length = min(max(numel // _SHARE, _STRETCH[0]), _STRETCH[1])
+    return ((at, at + length) for at in (place * numel // places for place in range(places)))

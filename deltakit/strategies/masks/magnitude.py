@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from deltakit.lazy import LazyDeltas
 from deltakit.strategies._masking import Masking
 from deltakit.strategies._settings import Density
 from deltakit.strategies._stack import Scope, Stack
@@ -43,5 +44,8 @@ class Magnitude(Masking):
         return self.scope == "tensor"
 
     def apply(self, stack: Stack) -> Tensor:
-        trimmed = stack.trimmed(self.density, self.scope)
+        trimmed = self.lazily(stack).tensor
         return trimmed.clone() if trimmed is stack.deltas else trimmed
+
+    def lazily(self, stack: Stack) -> LazyDeltas:
+        return stack.lazy_trimmed(self.density, self.scope)

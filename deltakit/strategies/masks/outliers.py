@@ -60,7 +60,6 @@ class Outliers(Masking):
         return self.lazily(stack).tensor
 
     def lazily(self, stack: Stack) -> LazyDeltas:
-        """Return what `apply` does, not yet computed."""
         whole = whole_of(stack)
         if not whole.numel:
             return stack.lazy

@@ -1,8 +1,9 @@
-"""A few threads that share one list of work, and stop together."""
+"""A few threads that share one list of work, and stop together; and how many there are."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,15 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
+
+MOST = 4  # where nothing is said: more mostly wait for the disk or for memory
+
+
+def usual_threads() -> int:
+    """Return how many threads are used where nothing is said: those of the processors, or MOST."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(MOST, len(os.sched_getaffinity(0)))  # those that this process may use
+    return min(MOST, os.cpu_count() or 1)
 
 
 def run_all(do: Callable[[T], None], work: Iterator[T], threads: int) -> None:

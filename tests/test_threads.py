@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from deltakit.engine.threads import one_torch_thread, run_all
+from deltakit.threads import one_torch_thread, run_all
 
 
 def test_every_item_is_done_once():
