@@ -12,7 +12,7 @@ from deltakit.dtypes import itemsize, largest, torch_dtype
 from deltakit.errors import NonFinite
 from deltakit.lazy import LazyDelta
 from deltakit.mask import Mask, RandomMask
-from deltakit.tensors.codec import Codec
+from deltakit.tensors.codec import Codec, pack
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 
@@ -27,13 +27,18 @@ _WHOSE: dict[Codec, Literal["staying", "kept", "every"]] = {"dense": "every", "s
 class AddDifference(Difference):
     """tuned - base in float32, masked, rounded once to the stored dtype."""
 
-    absent_is_zero = True
-
     def __init__(
         self, base: TensorSource, tuned: TensorSource, mask: Mask | None, dtype: str | None
     ) -> None:
         super().__init__()
         self._base, self._tuned, self._mask, self._dtype = base, tuned, mask, dtype
+
+    @property
+    def computes(self) -> bool:
+        named = merged_names(self._base.infos)
+        if self._mask is not None and not self._mask.lazy:
+            return True
+        return not all(self._taken(name) for name in named)
 
     def infos(self) -> dict[str, TensorInfo]:
         return {
@@ -58,20 +63,26 @@ class AddDifference(Difference):
     def count(self, name: str, start: int, stop: int) -> Count:
         found = self._sparsify(name, start, stop)
         if found is None:
-            return super().count(name, start, stop)
+            kept, drawn, _ = self._computed(name, start, stop)
+            return Count(int(kept.sum()), None if drawn is None else int(drawn.sum()))
         return Count(found.staying, found.kept if isinstance(self._mask, RandomMask) else None)
 
     def part(self, name: str, start: int, stop: int, codec: Codec) -> Part:
         import numpy as np
 
         whose, size = _WHOSE.get(codec, "staying"), itemsize(self._stored_dtype(name))
-        values = self._room("values", stop - start + 1)
+        values = self._room("values", stop - start)
         bits = np.empty(-(-(stop - start) // 8), dtype=np.uint8)
         found = self._sparsify(name, start, stop, whose, values, bits)
         if found is None:
-            return super().part(name, start, stop, codec)
+            return self._computed_part(name, start, stop, codec)
         count = {"staying": found.staying, "kept": found.kept, "every": stop - start}[whose]
         return Part(values[: count * size], bits)
+
+    def _taken(self, name: str) -> bool:
+        """Tell whether the kernels take the parameter as it is and as it is stored."""
+        models = (self._base.infos[name].dtype, self._tuned.infos[name].dtype)
+        return kernels.take({self._stored_dtype(name), *models})
 
     def _sparsify(
         self,
@@ -83,9 +94,9 @@ class AddDifference(Difference):
         bits: np.ndarray | None = None,
     ) -> kernels.Sparsified | None:
         """Let the kernels store a flat range, and check what they found; None where they do not."""
-        dtype = self._stored_dtype(name)
-        if not {dtype, *(m.infos[name].dtype for m in (self._base, self._tuned))} <= kernels.DTYPES:
+        if not self._taken(name):
             return None
+        dtype = self._stored_dtype(name)
         delta = self.lazy(name, start, stop)
         if self._mask is not None:
             delta = self._mask.thinned(name, start, delta)
@@ -96,9 +107,19 @@ class AddDifference(Difference):
                 self.exact = False
         return found
 
-    def _block(
+    def _computed_part(self, name: str, start: int, stop: int, codec: Codec) -> Part:
+        import torch
+
+        kept, drawn, values = self._computed(name, start, stop)
+        flat = values.view(torch.uint8).numpy().view(f"u{values.element_size()}")
+        if codec == "dense":
+            return Part(flat * kept, pack(kept))
+        return Part(flat[drawn if codec == "seed" and drawn is not None else kept], pack(kept))
+
+    def _computed(
         self, name: str, start: int, stop: int
     ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+        """Return (entries to store, entries a random mask keeps or None, values), by torch."""
         delta = self.lazy(name, start, stop).tensor
         low, high = (float(extreme) for extreme in delta.aminmax())  # NaN if there is one
         self._check_range(name, max(-low, high))

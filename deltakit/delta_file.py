@@ -19,7 +19,7 @@ from deltakit.tensors.files import Files
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 from deltakit.tensors.writer import SafetensorsWriter
-from deltakit.threads import run_all, usual_threads
+from deltakit.threads import one_torch_thread, run_all, usual_threads
 
 Progress = Callable[[str, int], None]  # parameter, entries done since the last call
 _Block = tuple[str, int, int]  # parameter, flat range
@@ -56,8 +56,41 @@ def write_delta(
     """
     if files.exists(path):
         raise AlreadyThere("the file exists already", where=str(path), remedy="name another")
-    infos = difference.infos()
+    if difference.computes:
+        import torch  # noqa: F401  before it is told to use one thread of each of ours
     told, threads = _Told(progress), threads or usual_threads()
+    with one_torch_thread():
+        stored = _laid_out(difference, base, told, threads)
+        tensors: dict[str, TensorInfo] = {}
+        for name, part in stored.items():
+            info = part.info
+            tensors |= codec.stored(name, part.codec, info.dtype, info.shape, part.count)
+        kept = sum(part.count for part in stored.values() if is_merged(part.info))
+        total = sum(info.numel for info in base.infos.values() if is_merged(info))
+        metadata |= {
+            "deltakit": str(FORMAT),
+            "kind": "delta",
+            "base": base.fingerprint,
+            "exact": "true" if difference.exact else "false",
+            "density": repr(kept / max(1, total)),
+        }
+        with SafetensorsWriter(path, tensors, metadata, files=files) as writer:
+
+            def write(block: _Block) -> None:
+                name, start, stop = block
+                _write_block(writer, difference, name, stored[name], start, stop)
+                told(name, stop - start)
+
+            run_all(write, _blocks({name: part.info for name, part in stored.items()}), threads)
+            for source in sources:
+                source.check_unchanged()
+
+
+def _laid_out(
+    difference: Difference, base: ModelTable, told: Progress, threads: int
+) -> dict[str, _Stored]:
+    """Count all entries, and return how each parameter is stored of which any is."""
+    infos = difference.infos()
     counts = {name: [Count(0)] * len(_starts(info)) for name, info in infos.items()}
 
     def count(block: _Block) -> None:
@@ -66,33 +99,14 @@ def write_delta(
         told(name, stop - start)
 
     run_all(_do, _looked_ahead(difference, infos, count), threads)
-    parts: dict[str, _Stored] = {}
-    tensors: dict[str, TensorInfo] = {}
-    for name, info in infos.items():
-        part = _chosen(name, info, counts[name])
-        if part.count or (not info.numel and base.infos.get(name) != info):
-            parts[name] = part
-            tensors.update(codec.stored(name, part.codec, info.dtype, info.shape, part.count))
-    codec.check_names(parts)
-    kept = sum(part.count for part in parts.values() if is_merged(part.info))
-    total = sum(info.numel for info in base.infos.values() if is_merged(info))
-    metadata |= {
-        "deltakit": str(FORMAT),
-        "kind": "delta",
-        "base": base.fingerprint,
-        "exact": "true" if difference.exact else "false",
-        "density": repr(kept / max(1, total)),
+    chosen = {name: _chosen(name, info, counts[name]) for name, info in infos.items()}
+    stored = {
+        name: part
+        for name, part in chosen.items()
+        if part.count or (not part.info.numel and base.infos.get(name) != part.info)
     }
-    with SafetensorsWriter(path, tensors, metadata, files=files) as writer:
-
-        def write(block: _Block) -> None:
-            name, start, stop = block
-            _write_block(writer, difference, name, parts[name], start, stop)
-            told(name, stop - start)
-
-        run_all(write, _blocks({name: infos[name] for name in parts}), threads)
-        for source in sources:
-            source.check_unchanged()
+    codec.check_names(stored)
+    return stored
 
 
 class _Told:

@@ -7,15 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deltakit.dtypes import itemsize
-from deltakit.stored import as_tensor
+from deltakit.bits import differ
+from deltakit.dtypes import check_held, itemsize
 from deltakit.tensors.codec import Codec, pack
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
 BLOCK = 1 << 20  # entries; a multiple of 8, so that blocks of bits begin on a byte
 
@@ -43,39 +42,29 @@ class Difference(ABC):
     """
 
     exact = True  # whether all values asked for so far are stored without rounding
-    absent_is_zero: bool  # what an entry not stored means; else it is as in the base
 
     def __init__(self) -> None:
         self._own = threading.local()
+
+    @property
+    def computes(self) -> bool:
+        """Whether torch computes any of it."""
+        return False
 
     @abstractmethod
     def infos(self) -> dict[str, TensorInfo]:
         """Return the parameters looked at, with the dtype their values are stored in."""
 
-    @abstractmethod
-    def _block(
-        self, name: str, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
-        """Return (entries to store, entries the seed keeps or None, values) of a flat range."""
-
     def look(self, name: str) -> None:
         """Find ahead what must be known of a whole parameter before its blocks are."""
 
+    @abstractmethod
     def count(self, name: str, start: int, stop: int) -> Count:
         """Return how many entries of a flat range are stored."""
-        kept, seed, _ = self._block(name, start, stop)
-        return Count(int(kept.sum()), None if seed is None else int(seed.sum()))
 
+    @abstractmethod
     def part(self, name: str, start: int, stop: int, codec: Codec) -> Part:
         """Return what a codec stores of a flat range."""
-        import torch
-
-        kept, seed, values = self._block(name, start, stop)
-        flat = values.view(torch.uint8).numpy().view(f"u{values.element_size()}")
-        if codec == "dense":
-            # Dense holds every entry: of a replace delta also those that are as in the base.
-            return Part(flat * kept if self.absent_is_zero else flat, pack(kept))
-        return Part(flat[seed if codec == "seed" and seed is not None else kept], pack(kept))
 
     def _room(self, purpose: str, entries: int) -> np.ndarray:
         """Return this thread's memory for a purpose, used again: uint8, 8 bytes an entry."""
@@ -91,26 +80,52 @@ class Difference(ABC):
 class ReplaceDifference(Difference):
     """The fine-tuned model's own values, where a byte of them differs from the base's."""
 
-    absent_is_zero = False
-
     def __init__(self, base: TensorSource, tuned: TensorSource) -> None:
         super().__init__()
         self._base, self._tuned = base, tuned
 
     def infos(self) -> dict[str, TensorInfo]:
+        for name, info in self._tuned.infos.items():
+            check_held(info.dtype, f"{self._tuned.label}, tensor {name!r}")
         return dict(sorted(self._tuned.infos.items()))
 
-    def _block(
-        self, name: str, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+    def count(self, name: str, start: int, stop: int) -> Count:
+        ours, theirs, size = self._read(name, start, stop)
+        if theirs is None:
+            return Count(stop - start)
+        found = differ(ours, theirs, size)
+        return Count(int(_unequal(ours, theirs, size).sum()) if found is None else found)
+
+    def part(self, name: str, start: int, stop: int, codec: Codec) -> Part:
         import numpy as np
 
-        count = stop - start
-        ours, theirs = self._room("tuned", count), self._room("base", count)
-        values = self._tuned.block(name, start, stop, as_tensor(ours))
-        if self._base.infos.get(name) != self._tuned.infos[name]:
-            return np.ones(count, dtype=np.bool_), None, values
-        self._base.block(name, start, stop, as_tensor(theirs))
+        ours, theirs, size = self._read(name, start, stop)
+        bits = np.full(-(-(stop - start) // 8), 0xFF, dtype=np.uint8)
+        if codec == "dense" or theirs is None:  # dense also holds entries that are as in the base
+            return Part(ours, bits)
+        values = self._room("values", stop - start)
+        found = differ(ours, theirs, size, values, bits)
+        if found is None:
+            kept = _unequal(ours, theirs, size)
+            return Part(ours.view(f"u{size}")[kept], pack(kept))
+        return Part(values[: found * size], bits)
+
+    def _read(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Return the bytes of a flat range of both models, and those of one entry.
+
+        None in place of the base's where it has no such tensor.
+        """
         size = itemsize(self._tuned.infos[name].dtype)
-        one, other = (raw[: count * size].view(f"u{size}") for raw in (ours, theirs))
-        return one != other, None, values
+        first, nbytes = start * size, (stop - start) * size
+        ours = self._room("tuned", stop - start)[:nbytes]
+        self._tuned.read(name, first, memoryview(ours))
+        if self._base.infos.get(name) != self._tuned.infos[name]:
+            return ours, None, size
+        theirs = self._room("base", stop - start)[:nbytes]
+        self._base.read(name, first, memoryview(theirs))
+        return ours, theirs, size
+
+
+def _unequal(ours: np.ndarray, theirs: np.ndarray, size: int) -> np.ndarray:
+    unequal: np.ndarray = ours.view(f"u{size}") != theirs.view(f"u{size}")
+    return unequal

@@ -55,6 +55,19 @@ def itemsize(dtype: str) -> int:
     return DTYPES[dtype][0] // 8
 
 
+def check_held(dtype: str, where: str) -> None:
+    """Raise BadFile for a dtype of no whole bytes, which nothing here can take apart."""
+    if DTYPES[dtype][1] is None:
+        raise _not_held(dtype).at(where)
+
+
+def _not_held(dtype: str) -> BadFile:
+    return BadFile(
+        f"torch cannot hold the dtype {dtype}",
+        remedy="dequantise the checkpoint first (to bfloat16, for example)",
+    )
+
+
 def torch_dtype(dtype: str) -> torch.dtype:
     """Return torch's dtype for a safetensors name; one torch cannot hold is an error."""
     import torch
@@ -62,10 +75,7 @@ def torch_dtype(dtype: str) -> torch.dtype:
     name = DTYPES[dtype][1]
     found = getattr(torch, name, None) if name else None
     if found is None:
-        raise BadFile(
-            f"torch cannot hold the dtype {dtype}",
-            remedy="dequantise the checkpoint first (to bfloat16, for example)",
-        )
+        raise _not_held(dtype)
     return found
 
 

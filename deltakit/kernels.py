@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from deltakit.apart import Apart
-from deltakit.drawn import Drawn, How
+from deltakit.drawn import Drawn
 from deltakit.dtypes import itemsize
 from deltakit.formula import Formula
 from deltakit.stored import Entries, Filled, Stored, StoredSparse, dtype_of
@@ -49,6 +49,11 @@ compiled: Any = _load()
 
 _CODES = {"F32": 0, "BF16": 1, "F16": 2}  # as in native/floats.h
 DTYPES = frozenset(_CODES)  # what they take
+
+
+def take(dtypes: Collection[str]) -> bool:
+    """Tell whether there are kernels, and they take all these dtypes."""
+    return compiled is not None and DTYPES.issuperset(dtypes)
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -226,13 +231,13 @@ def sparsify(
     """Look for what of a delta a file is to hold, and write its values and bits where wanted.
 
     Values of those staying, of those kept at random (0 or not), or of every entry (0 where it does
-    not stay), rounded to `dtype`, to `values`: uint8, with room for all and one more. Which stay to
+    not stay), rounded to `dtype`, to `values`: uint8, with room for all. Which stay to
     `bits`: uint8, the first in the lowest bit. None where not done.
     """
     count, code = delta.numel(), _CODES.get(dtype)
     if code is None or delta.dtype != "F32" or isinstance(delta.stored, StoredSparse):
         return None
-    if values is not None and len(values) < (count + 1) * itemsize(dtype):
+    if values is not None and len(values) < count * itemsize(dtype):
         return None
     if bits is not None and 8 * len(bits) < count:
         return None
@@ -246,37 +251,6 @@ def sparsify(
         return None
     staying, kept, highest, rounded = found
     return Sparsified(staying, kept, struct.unpack("<f", struct.pack("<I", highest))[0], rounded)
-
-
-def draw_bits(how: How, count: int, bits: np.ndarray) -> bool:
-    """Write which of `count` entries are kept to `bits`: uint8, the first in the lowest bit."""
-    if compiled is None:
-        return False
-    compiled.draw_bits(how, count, bits.ctypes.data)
-    return True
-
-
-def count_bits(bits: np.ndarray, count: int, each: int, counts: np.ndarray) -> bool:
-    """Write how many of the first `count` bits are set, up to the end of every `each`, to `counts`.
-
-    bits uint8; each a multiple of 8; counts int64, one for every `each` bits begun.
-    """
-    if compiled is None:
-        return False
-    compiled.count_bits(bits.ctypes.data, count, each, counts.ctypes.data)
-    return True
-
-
-def mark(indices: np.ndarray, start: int, count: int, bits: np.ndarray) -> bool:
-    """Set the bits of those indices, of 32 or 64 bits, that are among `count` entries from `start`.
-
-    bits: uint8, that of the first entry the lowest of the first. False where not done.
-    """
-    if compiled is None or indices.itemsize not in (4, 8) or 8 * len(bits) < count:
-        return False
-    where, to = indices.ctypes.data, bits.ctypes.data
-    compiled.mark(where, indices.itemsize, len(indices), start, count, to)
-    return True
 
 
 def magnitudes(

@@ -36,6 +36,8 @@ class Mask(ABC):
     `Mask.open` reads a file.
     """
 
+    lazy = False  # whether what it thins is left to the kernels: torch computes nothing
+
     @abstractmethod
     def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
         """Return which flat entries start..stop of parameter `name` are kept: bool.
@@ -86,6 +88,8 @@ class RandomMask(Mask):
     density: float
     seed: int
     task: str
+
+    lazy = True
 
     def __post_init__(self) -> None:
         if not 0.0 < self.density <= 1.0:

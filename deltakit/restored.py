@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deltakit.delta import Delta
-from deltakit.dtypes import itemsize, torch_dtype
+from deltakit.dtypes import itemsize
 from deltakit.errors import BadValue
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import TensorSource
@@ -43,7 +43,7 @@ class Restored(TensorSource):
         return [*self._base.files, *self._delta.files]
 
     def read(self, name: str, start: int, buffer: memoryview) -> None:
-        import torch
+        import numpy as np
 
         info = self.infos[name]
         tensor = self._delta.tensors.get(name)
@@ -53,9 +53,9 @@ class Restored(TensorSource):
         # A range of bytes that starts or ends inside an element is read as whole elements.
         size = itemsize(info.dtype)
         first, last = start // size, -(-(start + len(buffer)) // size)
-        whole = torch.empty((last - first) * size, dtype=torch.uint8)
+        whole = np.empty((last - first) * size, dtype=np.uint8)
         if tensor.codec != "dense":
-            self._base.read(name, first * size, memoryview(whole.numpy()))
-        tensor.add_to(whole.view(torch_dtype(info.dtype)), first)
+            self._base.read(name, first * size, memoryview(whole))
+        tensor.overwrite(whole, first)
         skip = start - first * size
-        buffer[:] = memoryview(whole.numpy())[skip : skip + len(buffer)]
+        buffer[:] = memoryview(whole)[skip : skip + len(buffer)]

@@ -7,7 +7,7 @@ import math
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from deltakit import kernels
+from deltakit.bits import draw_bits
 from deltakit.drawn import Drawn, How
 from deltakit.errors import BadValue
 
@@ -62,7 +62,7 @@ class Draws:
 
         how = self._how(start, density)
         bits = np.empty(-(-(stop - start) // 8), dtype=np.uint8)
-        if kernels.draw_bits(how, stop - start, bits):
+        if draw_bits(how, stop - start, bits):
             return bits
         drawn = self.bytes(start, stop)
         kept = drawn < how.whole

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["apart", "cut", "drawn", "dtypes", "errors", "formula", "held", "stored", "threads"],
     ["kernels", "sizes"],
-    ["lazy"],
+    ["bits", "lazy"],
     ["ops"],
     ["combination", "magnitudes", "rng"],
     ["bracket"],

@@ -67,7 +67,7 @@ def test_the_kernels_store_what_torch_computes(kind, count, model, dtype, seed, 
     expected = {"staying": values[stays], "kept": values[kept], "every": torch.zeros_like(values)}
     expected["every"][stays] = values[stays]
     for whose, wanted in expected.items():
-        room = np.full((count + 1) * wanted.element_size(), 0xAA, dtype=np.uint8)
+        room = np.full(count * wanted.element_size() + 1, 0xAA, dtype=np.uint8)
         bits = np.full(-(-count // 8), 0xAA, dtype=np.uint8)
         if by_hand:
             found = kernels.sparsify(delta, dtype, whose, room, bits)
@@ -81,6 +81,7 @@ def test_the_kernels_store_what_torch_computes(kind, count, model, dtype, seed, 
         assert bits.tolist() == np.packbits(stays.numpy(), bitorder="little").tolist()
         nbytes = wanted.numel() * wanted.element_size()
         assert room[:nbytes].tobytes() == wanted.view(torch.uint8).numpy().tobytes()
+        assert room[-1] == 0xAA, "nothing is written past the room there is for all"
     assert kernels.sparsify(delta, dtype) == found, "looking writes nothing and finds the same"
 
 
@@ -96,7 +97,7 @@ def test_what_is_not_finite_is_told_wherever_it_is(bad):
 
 def test_too_little_room_and_dtypes_that_are_not_taken_are_left_alone():
     delta = LazyDelta(torch.ones(16), torch.zeros(16))
-    assert kernels.sparsify(delta, "F32", "every", np.zeros(4 * 16, np.uint8)) is None
+    assert kernels.sparsify(delta, "F32", "every", np.zeros(4 * 16 - 1, np.uint8)) is None
     assert kernels.sparsify(delta, "F32", "every", None, np.zeros(1, np.uint8)) is None
     assert kernels.sparsify(delta, "F64") is None
     wide = LazyDelta(torch.ones(16, dtype=torch.float64), torch.zeros(16, dtype=torch.float64))

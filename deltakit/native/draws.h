@@ -145,11 +145,7 @@ WIDE static void draw_bits(const Draws *draws, Py_ssize_t n, uint8_t *bits)
     CHUNKS(n, {
         uint8_t kept[CHUNK] = {0};
         draw(draws, at, count, kept);
-        for (Py_ssize_t i = 0; i < count; i += 8) {
-            uint64_t eight;
-            memcpy(&eight, kept + i, 8);
-            bits[(at + i) / 8] = (uint8_t)(eight * 0x0102040810204080u >> 56); /* byte j to bit j */
-        }
+        for (Py_ssize_t i = 0; i < count; i += 8) bits[(at + i) / 8] = packed(kept + i);
     });
 }
 

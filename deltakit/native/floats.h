@@ -85,6 +85,14 @@ INLINE uint32_t eights(const uint8_t *bytes)
     return any;
 }
 
+/* a bit for each of eight bytes that are 0 or 1, the first's the lowest */
+INLINE uint8_t packed(const uint8_t *bytes)
+{
+    uint64_t eight;
+    memcpy(&eight, bytes, 8);
+    return (uint8_t)(eight * 0x0102040810204080u >> 56);
+}
+
 INLINE float from_bf16(uint16_t h) { return as_float((uint32_t)h << 16); }
 
 INLINE uint16_t to_bf16(float f)

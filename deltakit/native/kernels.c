@@ -6,6 +6,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
+#include "bytes.h"
 #include "fused.h"
 #include "gram.h"
 #include "select.h"
@@ -371,6 +372,32 @@ static PyObject *py_scatter(PyObject *self, PyObject *const *args, Py_ssize_t na
     return PyLong_FromSsize_t(set);
 }
 
+/* (entries, other entries, bytes of each, how many, address of those that differ or 0, of bits or 0)
+ * -> how many differ */
+static PyObject *py_differ(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(6);
+    const void *ours = POINTER(0), *theirs = POINTER(1);
+    int size = (int)SIZE(2);
+    Py_ssize_t n = SIZE(3), found = 0;
+    void *values = POINTER(4);
+    uint8_t *bits = POINTER(5);
+    RUN(found = differ(ours, theirs, size, n, values, bits));
+    return PyLong_FromSsize_t(found);
+}
+
+/* (values, how many, bytes of each, bits, bits to skip, n, out) -> how many bits were set */
+static PyObject *py_overwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    EXPECT(7);
+    const void *values = POINTER(0), *bits = POINTER(3);
+    Py_ssize_t most = SIZE(1), skip = SIZE(4), n = SIZE(5), set = 0;
+    int size = (int)SIZE(2);
+    void *out = POINTER(6);
+    RUN(set = overwrite(values, most, size, bits, skip, n, out));
+    return PyLong_FromSsize_t(set);
+}
+
 /* (entries, their dtype, places, how many, out) */
 static PyObject *py_put(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -401,7 +428,7 @@ static PyObject *py_by_hand(PyObject *self, PyObject *const *args, Py_ssize_t na
 static PyMethodDef methods[] = {
     METHOD(combine), METHOD(put), METHOD(magnitudes), METHOD(bracket), METHOD(gram),
     METHOD(sparsify), METHOD(draw_bits), METHOD(count_bits), METHOD(mark), METHOD(scatter),
-    METHOD(by_hand),
+    METHOD(differ), METHOD(overwrite), METHOD(by_hand),
     {NULL, NULL, 0, NULL},
 };
 

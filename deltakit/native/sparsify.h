@@ -10,7 +10,7 @@
 enum { STAYING, KEPT, EVERY };
 
 typedef struct {
-    char *values;  /* one after the other, with room for one more; or NULL */
+    char *values;  /* one after the other, with room for all; or NULL */
     uint8_t *bits; /* of each entry whether it stays, the first in the lowest bit; or NULL */
     int dtype, of;
     Py_ssize_t staying, kept; /* how many */
@@ -18,7 +18,7 @@ typedef struct {
     int rounded;              /* whether a value that is not taken away was rounded */
 } Sparse;
 
-/* values to .., those whose `which` is 1: each is written, and the next over it where it is 0 */
+/* those whose `which` is 1: each is written, and the next over it where it is 0 */
 #define PICK(type, from)                                                                           \
     do {                                                                                           \
         type *to = (type *)out->values;                                                            \
@@ -59,11 +59,8 @@ INLINE void sparsify_chunk(Delta *delta, Py_ssize_t at, Py_ssize_t in, Py_ssize_
     }
     for (Py_ssize_t i = 0; i < count; i++) staying += stays[i];
     for (Py_ssize_t i = 0; i < count; i++) kept_count += which[i];
-    for (Py_ssize_t i = 0; out->bits && i < count; i += 8) {
-        uint64_t eight;
-        memcpy(&eight, stays + i, 8);
-        out->bits[(at + in + i) / 8] = (uint8_t)(eight * 0x0102040810204080u >> 56);
-    }
+    for (Py_ssize_t i = 0; out->bits && i < count; i += 8)
+        out->bits[(at + in + i) / 8] = packed(stays + i);
     if (out->of == STAYING) which = stays;
     if (out->values && out->dtype == F32) PICK(float, x);
     else if (out->values) PICK(uint16_t, halves);

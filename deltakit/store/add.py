@@ -20,7 +20,7 @@ from deltakit.store.new_task import NewTask, new_task, printable
 from deltakit.store.tasks import TaskRecord
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.tied import held_as
-from deltakit.threads import one_torch_thread
+from deltakit.threads import run_all, usual_threads
 
 if TYPE_CHECKING:
     from deltakit.delta import Delta
@@ -48,7 +48,7 @@ def add_task(
         )
     if isinstance(mask, MaskPlan):
         mask.masking()  # refused before anything is read
-    with new_task(home, task) as new, one_torch_thread(), contextlib.ExitStack() as opened:
+    with new_task(home, task) as new, contextlib.ExitStack() as opened:
         source, table = open_base(home, base, progress)
         opened.callback(source.close)
         tuned = Checkpoint.open(model, home.files)
@@ -165,10 +165,15 @@ class _Taking:
         new = delta.new
         stored = {n: i for shard in self._tuned.shards for n, i in shard.header.infos.items()}
         lost = [n for n, info in stored.items() if new.infos.get(held_as(n, new.infos)) != info]
-        lost += [n for n, digest in new.digests.items() if restored.digest(n) != digest]
+
+        def prove(name: str) -> None:
+            if restored.digest(name) != new.digests[name]:
+                lost.append(name)
+
+        run_all(prove, iter(new.digests), usual_threads())
         if lost:
             raise BadFile(
-                f"the delta does not restore {lost[0]!r}: nothing was added",
+                f"the delta does not restore {min(lost)!r}: nothing was added",
                 where=self._tuned.label,
                 remedy="check the disk, and report this as a fault of deltakit",
             )

@@ -78,6 +78,11 @@ class MadeMask(Mask):
         self._wholes: dict[str, Whole] = {}
         self._lock = threading.Lock()
         self._last: tuple[str, np.ndarray] | None = None
+        self.lazy = self._by_entry and self._masking.is_lazy
+
+    @property
+    def _by_entry(self) -> bool:
+        return self._masking.unit == "element"
 
     def keep(self, name: str, start: int, stop: int, delta: Tensor | None = None) -> np.ndarray:
         entries = self._read(name, start, stop) if delta is None else LazyDelta(delta)
@@ -85,13 +90,13 @@ class MadeMask(Mask):
         return kept
 
     def look(self, name: str) -> None:
-        if self._masking.looks == "tensor" and self._masking.unit == "element":
+        if self._masking.looks == "tensor" and self._by_entry:
             self.thinned(name, 0, self._read(name, 0, min(1, self._infos[name].numel)))
 
     def thinned(self, name: str, start: int, delta: LazyDelta) -> LazyDelta:
-        import torch
+        if not self._by_entry:
+            import torch
 
-        if self._masking.unit != "element":
             kept = torch.from_numpy(self._all_kept(name)[start : start + delta.numel()])
             return replace(delta, kept=kept)
         with self._lock:

@@ -51,6 +51,11 @@ class Masking(Settings, ABC):
     def apply(self, stack: Stack) -> Tensor:
         """Return the masked deltas, a new tensor: (k, *shape) -> (k, *shape)."""
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether the kernels can do what `apply` does."""
+        return type(self).lazily is not Masking.lazily
+
     def lazily(self, stack: Stack) -> LazyDeltas:
         """Return what `apply` does, not yet computed where the kernels can."""
         return LazyDeltas.of(self.apply(stack))

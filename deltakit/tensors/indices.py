@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from deltakit import kernels
+from deltakit.bits import mark
 from deltakit.tensors.codec import pack
 from deltakit.tensors.runs import CHUNK, Miscounted
 
@@ -40,7 +40,7 @@ class Indices:
 
         near = self._near(start, stop)
         bits = np.zeros(-(-(stop - start) // 8), dtype=np.uint8)
-        if not kernels.mark(near, start, stop - start, bits):
+        if not mark(near, start, stop - start, bits):
             kept = np.zeros(stop - start, dtype=np.bool_)
             indices = near.astype(np.int64)
             kept[indices[(indices >= start) & (indices < stop)] - start] = True

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from deltakit import kernels
+from deltakit.bits import count_bits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,7 @@ def _counts(bits: np.ndarray, numel: int) -> list[int]:
     import numpy as np
 
     counts = np.empty(-(-numel // CHUNK), dtype=np.int64)
-    if not kernels.count_bits(bits, numel, CHUNK, counts):
+    if not count_bits(bits, numel, CHUNK, counts):
         whole = np.zeros(len(counts) * CHUNK // 8, dtype=np.uint8)  # chunks of the same length
         whole[: len(bits)] = bits
         if numel % 8:  # no bits past the last entry

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deltakit import kernels
+from deltakit.bits import overwrite
 from deltakit.dtypes import DTYPES, itemsize
 from deltakit.errors import BadFile
 from deltakit.rng import Draws
@@ -85,6 +86,23 @@ class SparseTensor:
 
             values = values - minus[torch.from_numpy(kept)]
         scatter(values, kept, out)
+
+    def overwrite(self, out: np.ndarray, start: int) -> None:
+        """Write the bytes of the kept values of entries start.. over those in `out` (uint8)."""
+        import numpy as np
+
+        size = itemsize(self.info.dtype)
+        stop = start + len(out) // size
+        if self.codec == "dense":
+            self._file.read(self._held, start * size, memoryview(out))
+            return
+        bits, skip = self._bits(start, stop)
+        first, last = self._values_before(start), self._values_before(stop)
+        values = np.empty((last - first) * size, dtype=np.uint8)
+        self._file.read(self._held, first * size, memoryview(values))
+        if not overwrite(values, size, bits, skip, out):
+            kept = unpack(bits, skip, stop - start)
+            out.view(f"u{size}")[kept] = values.view(f"u{size}")
 
     def stored(self, start: int, stop: int, raw: np.ndarray) -> Stored | StoredSparse:
         """Return entries start..stop as values and, where not all have one, bits.
