@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
+import textwrap
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.table import WIDTH
 
 
 def machine(*packages: str) -> str:
@@ -16,6 +21,19 @@ def machine(*packages: str) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"{cpu}, {cores} cores; Python {platform.python_version()}, {versions}"
+
+
+def header(module: str, words: Sequence[str], cache: Path) -> str:
+    """Return the command and what its figures depend on, in lines of 80 columns."""
+    today = datetime.datetime.now().astimezone().date().isoformat()
+    here = f"{machine('torch', 'deltakit-merge')}, commit {commit()}; {memory()}, {disk(cache)}"
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
+    # Where the figures went says nothing about them.
+    places = ("--json", "--write", "--cache")
+    pairs = zip(words, ["", *words], strict=False)
+    kept = [w for w, before in pairs if not w.startswith(places) and before not in places]
+    shown = " ".join([f"python -m benchmarks.{module}", *kept])
+    return f"{shown}\n{textwrap.fill(f'{today}; {here}; {load}', WIDTH)}"
 
 
 def memory() -> str:

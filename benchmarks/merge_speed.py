@@ -17,21 +17,17 @@ fit into the page cache, and nothing else should run. docs/performance.md tells 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import packages, page, peer, speed, speed_table
 from benchmarks.cases import CASES, Case, Inputs, of_every_density, of_every_strategy
-from benchmarks.machine import commit, disk, machine, memory
+from benchmarks.machine import header
 from benchmarks.synthetic import SHAPES
-from benchmarks.table import WIDTH
 from deltakit.errors import DeltakitError
 
 T = TypeVar("T")
@@ -43,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(words)
     given.models = given.models or ([2, 3, 8] if given.scaling else [3])
     given.cache.mkdir(parents=True, exist_ok=True)
-    head = header(words, given.cache)
+    head = header("merge_speed", words, given.cache)
     try:
         with tempfile.TemporaryDirectory(dir=given.cache, prefix="speed-") as work:
             name, table, found = measure(given, Path(work))
@@ -129,19 +125,6 @@ def _dry_run(given: argparse.Namespace, size: str, case: Case, work: Path) -> sp
     words = [*case.words(inputs), "--dry-run"]
     runs = [speed.run(words, work, loads="--bare") for _ in range(given.repeats)]
     return sorted(runs, key=lambda run: run.wall)[len(runs) // 2]
-
-
-def header(words: Sequence[str], cache: Path) -> str:
-    """Return what the figures depend on, in lines of 80 columns."""
-    today = datetime.datetime.now().astimezone().date().isoformat()
-    here = f"{machine('torch', 'deltakit-merge')}, commit {commit()}; {memory()}, {disk(cache)}"
-    load = f"load {os.getloadavg()[0]:.1f} at the start"
-    # Where the figures went says nothing about them.
-    places = ("--json", "--write", "--cache")
-    pairs = zip(words, ["", *words], strict=False)
-    kept = [w for w, before in pairs if not w.startswith(places) and before not in places]
-    shown = " ".join(["python -m benchmarks.merge_speed", *kept])
-    return f"{shown}\n{textwrap.fill(f'{today}; {here}; {load}', WIDTH)}"
 
 
 def _parser() -> argparse.ArgumentParser:

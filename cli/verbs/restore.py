@@ -30,7 +30,6 @@ def command(
 
     opened = Store.open(store)
     total = opened.task(task).model_nbytes
-    import torch  # noqa: F401  takes seconds: not part of what the bar measures
 
     with progress("restore", total) as meter:
         proof = opened.restore(task, out, overwrite=overwrite, progress=meter.advance)
