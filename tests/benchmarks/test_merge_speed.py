@@ -100,7 +100,7 @@ def test_the_page_gets_the_table_between_its_marks(measured):
 
 def test_the_documented_page_has_a_place_for_each_table():
     page = (Path(merge_speed.__file__).parent.parent / "docs/performance.md").read_text()
-    for name in ("merges", "density", "scaling", "every", "peer"):
+    for name in ("merges", "density", "store", "scaling", "every", "peer"):
         assert page.count(f"<!-- {name} -->\n") == page.count(f"<!-- end of {name} -->\n") == 1
 
 
