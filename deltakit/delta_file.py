@@ -51,9 +51,12 @@ def write_delta(
 ) -> None:
     """Write a delta in two passes: its layout is known before its bytes.
 
-    `metadata` is completed by what the first pass found. Raises AlreadyThere, InputChanged where
-    one of the `sources` did, and what the difference raises; nothing is left behind then.
+    `metadata` is completed by what the first pass found. Raises AlreadyThere, BadValue for fewer
+    than one of `threads`, InputChanged where one of the `sources` did, and what the difference
+    raises; nothing is left behind then.
     """
+    if threads is not None and threads < 1:
+        raise BadValue("the number of threads is not above 0", got=f"{threads}")
     if files.exists(path):
         raise AlreadyThere("the file exists already", where=str(path), remedy="name another")
     if difference.computes:
@@ -179,7 +182,8 @@ def _write_block(
     import numpy as np
 
     part = difference.part(name, start, stop, stored.codec)
-    first, last = stored.starts[start // BLOCK :][:2]
+    number = start // BLOCK
+    first, last = stored.starts[number], stored.starts[number + 1]
     size = itemsize(stored.info.dtype)
     if part.values.nbytes != (last - first) * size:
         raise BadValue(f"{name!r} changed between two passes", remedy="run the command again")

@@ -33,9 +33,9 @@ def write_add(
 
     Values are stored in `dtype` (a safetensors name), by default each parameter's own; whether
     that was exact is recorded, and so are integer tensors that differ: they are not part of a
-    mergeable delta. Raises NamesDiffer,
-    ShapeMismatch, DtypeMismatch for models that do not fit, NonFinite naming the tensor; nothing
-    is left behind by a failure.
+    mergeable delta. `threads`, those of the processors without, do not change a byte; they call
+    `progress`, one at a time. Raises NamesDiffer, ShapeMismatch, DtypeMismatch for models that do
+    not fit, NonFinite naming the tensor; nothing is left behind by a failure.
     """
     check_alike(base.infos, tuned.infos, tuned.label)
     if dtype is not None and dtype not in MERGEABLE:
@@ -71,7 +71,7 @@ def write_replace(
     """Write the lossless delta: new values where bytes differ, and every new tensor's digest.
 
     Returns the fine-tuned model's table. Tensors of another shape or dtype than the base's, or
-    that the base lacks, are stored whole.
+    that the base lacks, are stored whole. `threads` and `progress` as in `write_add`.
     """
     table = _table(base, base_table)
     new = ModelTable(tuned.infos, tuned.digests())

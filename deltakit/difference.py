@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deltakit.bits import differ
 from deltakit.dtypes import check_held, itemsize
@@ -29,7 +29,10 @@ class Count:
 
 @dataclass(frozen=True)
 class Part:
-    """What is stored of a block: `values` one after the other, and `bits` (uint8) of each entry."""
+    """What is stored of a block: values one after the other, and a bit (uint8) for each entry.
+
+    The bits tell which entries are stored under a bitmask or indices; other codecs do without.
+    """
 
     values: np.ndarray
     bits: np.ndarray
@@ -67,9 +70,11 @@ class Difference(ABC):
         """Return what a codec stores of a flat range."""
 
     def _room(self, purpose: str, entries: int) -> np.ndarray:
-        """Return this thread's memory for a purpose, used again: uint8, 8 bytes an entry."""
+        """Return memory for a purpose, uint8, 8 bytes an entry: of a block this thread's own."""
         import numpy as np
 
+        if entries > BLOCK:  # a whole tensor: not kept
+            return np.empty(8 * entries, dtype=np.uint8)
         room: np.ndarray | None = getattr(self._own, purpose, None)
         if room is None or len(room) < 8 * entries:
             room = np.empty(8 * entries, dtype=np.uint8)
@@ -90,19 +95,21 @@ class ReplaceDifference(Difference):
         return dict(sorted(self._tuned.infos.items()))
 
     def count(self, name: str, start: int, stop: int) -> Count:
-        ours, theirs, size = self._read(name, start, stop)
-        if theirs is None:
+        if not self._is_alike(name):
             return Count(stop - start)
+        ours, theirs = (self._read(model, name, start, stop) for model in ("tuned", "base"))
+        size = self._size(name)
         found = differ(ours, theirs, size)
         return Count(int(_unequal(ours, theirs, size).sum()) if found is None else found)
 
     def part(self, name: str, start: int, stop: int, codec: Codec) -> Part:
         import numpy as np
 
-        ours, theirs, size = self._read(name, start, stop)
+        ours = self._read("tuned", name, start, stop)
         bits = np.full(-(-(stop - start) // 8), 0xFF, dtype=np.uint8)
-        if codec == "dense" or theirs is None:  # dense also holds entries that are as in the base
+        if codec == "dense" or not self._is_alike(name):  # also those that are as in the base
             return Part(ours, bits)
+        theirs, size = self._read("base", name, start, stop), self._size(name)
         values = self._room("values", stop - start)
         found = differ(ours, theirs, size, values, bits)
         if found is None:
@@ -110,20 +117,21 @@ class ReplaceDifference(Difference):
             return Part(ours.view(f"u{size}")[kept], pack(kept))
         return Part(values[: found * size], bits)
 
-    def _read(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """Return the bytes of a flat range of both models, and those of one entry.
+    def _is_alike(self, name: str) -> bool:
+        return self._base.infos.get(name) == self._tuned.infos[name]
 
-        None in place of the base's where it has no such tensor.
-        """
-        size = itemsize(self._tuned.infos[name].dtype)
-        first, nbytes = start * size, (stop - start) * size
-        ours = self._room("tuned", stop - start)[:nbytes]
-        self._tuned.read(name, first, memoryview(ours))
-        if self._base.infos.get(name) != self._tuned.infos[name]:
-            return ours, None, size
-        theirs = self._room("base", stop - start)[:nbytes]
-        self._base.read(name, first, memoryview(theirs))
-        return ours, theirs, size
+    def _size(self, name: str) -> int:
+        return itemsize(self._tuned.infos[name].dtype)
+
+    def _read(
+        self, model: Literal["tuned", "base"], name: str, start: int, stop: int
+    ) -> np.ndarray:
+        """Return the bytes of a flat range of a model."""
+        size = self._size(name)
+        read = self._room(model, stop - start)[: (stop - start) * size]
+        source = self._tuned if model == "tuned" else self._base
+        source.read(name, start * size, memoryview(read))
+        return read
 
 
 def _unequal(ours: np.ndarray, theirs: np.ndarray, size: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class Mask(ABC):
     True
 
     `Mask.random` is a function of (seed, task, tensor, index) and is saved as its seed;
-    `Mask.open` reads a file.
+    `Mask.open` reads a file. While a delta is written several threads ask at once.
     """
 
     lazy = False  # whether what it thins is left to the kernels: torch computes nothing
@@ -156,6 +156,12 @@ class StoredMask(Mask):
         raw = np.empty(-(-stop // 8) - first, dtype=np.uint8)
         self._file.read(name + BITMASK, first, memoryview(raw))
         return unpack(raw, start - first * 8, stop - start)
+
+    def thinned(self, name: str, start: int, delta: LazyDelta) -> LazyDelta:
+        import torch
+
+        kept = self.keep(name, start, start + delta.numel())
+        return replace(delta, kept=torch.from_numpy(kept))
 
     def check_fits(self, infos: Mapping[str, TensorInfo]) -> None:
         for name in sorted(infos):

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,29 +23,37 @@ def usual_threads() -> int:
 
 
 def run_all(do: Callable[[T], None], work: Iterator[T], threads: int) -> None:
-    """Do every item of `work` with `threads` threads; the first error stops all and is raised."""
+    """Do every item of `work` with `threads` threads; an error stops all.
+
+    Of several errors that of the first item is raised, as one thread alone would: items are begun
+    in order, so that all before one that fails are done, or fail themselves.
+    """
     lock, stop = threading.Lock(), threading.Event()
+    numbered, failed = enumerate(work), dict[int, BaseException]()
 
     def loop() -> None:
         while not stop.is_set():
             with lock:
-                item = next(work, None)
+                number, item = next(numbered, (0, None))
             if item is None:
                 return
             try:
                 do(item)
-            except BaseException:
+            except BaseException as error:  # noqa: BLE001  raised below
                 stop.set()
-                raise
+                failed[number] = error
+                return
 
     with ThreadPoolExecutor(threads, thread_name_prefix="deltakit") as pool:
         try:
             futures = [pool.submit(loop) for _ in range(threads)]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            wait(futures)
         except BaseException:  # Ctrl-C arrives here, in the main thread
             stop.set()
             raise
-    for future in done:
+    if failed:
+        raise failed[min(failed)]
+    for future in futures:  # where the list of work itself fails
         future.result()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ class FailingFiles(Files):
         self.calls: list[str] = []
         self.fail_at = fail_at
         self.late = late
+        self._lock = threading.Lock()
 
     def _call(self, name: str, *args: Any) -> Any:
-        self.calls.append(name)
-        fails = len(self.calls) == self.fail_at
+        with self._lock:
+            self.calls.append(name)
+            fails = len(self.calls) == self.fail_at
         if fails and not (self.late and name != "close"):
             if name == "close":  # a descriptor is gone even when closing it fails
                 super().close(*args)

@@ -13,19 +13,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from deltakit import delta_file
+from deltakit.add_difference import AddDifference
 from deltakit.delta import Delta
 from deltakit.diff import write_add, write_replace
 from deltakit.errors import (
     AlreadyThere,
+    BadValue,
     InputChanged,
     WrongBase,
 )
-from deltakit.mask import RandomMask
+from deltakit.mask import Mask, RandomMask, save_bits
 from deltakit.provenance import ModelTable
+from deltakit.store.made_mask import MadeMask, MaskPlan
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.source import MemoryTensors
-from tests.diffing import add, file_bytes, pair
+from tests.diffing import FLOATS, add, file_bytes, pair
 from tests.failing import FailingFiles
 from tests.kernels import without_kernels
 from tests.models import write_model
@@ -54,23 +57,94 @@ def test_the_size_of_blocks_does_not_show_in_the_bytes(
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("mask", [None, RandomMask(0.5, 1, "t"), RandomMask(0.02, 1, "t")])
+@pytest.mark.parametrize("dtype", [None, "F16"])
+@pytest.mark.parametrize("tuned_dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["none", "half", "few", "stored", "magnitude", "outliers", "rank"])
 def test_threads_and_kernels_do_not_show_in_the_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: RandomMask | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    tuned_dtype: torch.dtype,
+    dtype: str | None,
 ):
     monkeypatch.setattr(delta_file, "BLOCK", 64)
-    base, tuned = (MemoryTensors(tensors) for tensors in pair(torch.bfloat16, changed=0.5))
+    base, tuned = pair(torch.bfloat16, changed=0.5)
+    tuned = {name: tensor.to(tuned_dtype) for name, tensor in tuned.items()}
+    tuned["w"] = torch.where(tuned["w"] > 1, tuned["w"] * 1.01, tuned["w"])  # rounded where stored
+    base, tuned = MemoryTensors(base), MemoryTensors(tuned)
+
+    def mask() -> Mask | None:
+        if kind in ("half", "few"):
+            return RandomMask({"half": 0.5, "few": 0.02}[kind], 1, "t")
+        if kind == "stored":
+            (tmp_path / "m").unlink(missing_ok=True)
+            save_bits(tmp_path / "m", RandomMask(0.35, 3, "other"), base.infos)
+            return Mask.open(tmp_path / "m")
+        read = AddDifference(base, tuned, None, None).lazy
+        return None if kind == "none" else MadeMask(MaskPlan(kind), "t", base.infos, read)
+
     found = set()
     for kernels_of in (nullcontext, without_kernels):
         for threads in (1, 2, 4):
             with kernels_of():
-                add_to, replace_to = tmp_path / "a", tmp_path / "r"
-                write_add(add_to, base, tuned, task="t", mask=mask, threads=threads)
-                write_replace(replace_to, base, tuned, task="t", threads=threads)
-            found.add((add_to.read_bytes(), replace_to.read_bytes()))
-            add_to.unlink()
-            replace_to.unlink()
+                to, options = tmp_path / "a", {"mask": mask(), "dtype": dtype, "threads": threads}
+                write_add(to, base, tuned, task="t", **options)
+            found.add(to.read_bytes())
+            to.unlink()
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_threads_and_kernels_do_not_show_in_the_bytes_of_a_lossless_delta(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+):
+    monkeypatch.setattr(delta_file, "BLOCK", 64)
+    base, tuned = (MemoryTensors(tensors) for tensors in pair(dtype, changed=0.5))
+    found = set()
+    for kernels_of in (nullcontext, without_kernels):
+        for threads in (1, 2, 4):
+            with kernels_of():
+                write_replace(tmp_path / "r", base, tuned, task="t", threads=threads)
+            found.add((tmp_path / "r").read_bytes())
+            (tmp_path / "r").unlink()
+    assert len(found) == 1
+
+
+def test_models_that_kernels_read_from_files_give_the_bytes_that_torch_gives(tmp_path: Path):
+    shape = (3, 50_021)  # more than is read at a time, from odd places
+    generator = torch.Generator().manual_seed(0)
+    base = {name: torch.randn(shape, generator=generator).bfloat16() for name in "ab"}
+    tuned = {name: (t * 1.01).where(t > 0, t) for name, t in base.items()}
+    sources = [
+        Checkpoint.open(write_model(tmp_path / name, tensors))
+        for name, tensors in (("base", base), ("tuned", tuned))
+    ]
+    found = set()
+    for kernels_of in (nullcontext, without_kernels):
+        with kernels_of():
+            write_add(tmp_path / "d", *sources, task="t", mask=RandomMask(0.3, 1, "t"))
+            write_replace(tmp_path / "r", *sources, task="t")
+        found.add(tuple((tmp_path / name).read_bytes() for name in "dr"))
+        for name in "dr":
+            (tmp_path / name).unlink()
+    assert len(found) == 1
+
+
+def test_a_mask_of_rows_thins_a_tensor_larger_than_a_block(tmp_path: Path):
+    base = MemoryTensors({"w": torch.zeros(3, delta_file.BLOCK)})
+    tuned = MemoryTensors({"w": torch.arange(3.0 * delta_file.BLOCK).view(3, -1)})
+    read = AddDifference(base, tuned, None, None).lazy
+    mask = MadeMask(MaskPlan("nm", {"n": 1, "m": 4}), "t", base.infos, read)
+    write_add(tmp_path / "d", base, tuned, task="t", mask=mask)
+    kept = Delta.open(tmp_path / "d")["w"].reshape(-1, 4)
+    assert torch.equal(kept != 0, torch.tensor([False, False, False, True]).expand_as(kept))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_less_than_one_thread_is_refused(tmp_path: Path, threads: int):
+    tensors = MemoryTensors({"w": torch.ones(3)})
+    with pytest.raises(BadValue, match="threads"):
+        write_add(tmp_path / "d", tensors, tensors, task="t", threads=threads)
 
 
 def test_the_layout_of_the_models_does_not_show_in_the_bytes(tmp_path: Path):
@@ -112,7 +186,7 @@ def test_nothing_is_left_at_whatever_call_it_fails(tmp_path: Path):
         number += 1
         files = FailingFiles(number)
         try:
-            write_add(tmp_path / "d", base, tuned, task="t", files=files)
+            write_add(tmp_path / "d", base, tuned, task="t", files=files, threads=1)
             break
         except OSError:
             if files.calls[-1] != "sync_folder":
@@ -215,7 +289,7 @@ MEMORY = """
 import resource, sys, torch
 from pathlib import Path
 from deltakit.diff import write_add, write_replace
-from deltakit.mask import RandomMask
+from deltakit.mask import Mask, RandomMask, save_bits
 from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 from deltakit.tensors.writer import SafetensorsWriter

@@ -167,3 +167,19 @@ def test_the_watch_sees_a_heavy_import(project: Path):
         cwd=project,
     )
     assert "torch" in imported
+
+
+@pytest.mark.skipif(kernels.compiled is None, reason="the kernels were not built here")
+@pytest.mark.parametrize(
+    "kept",
+    ["", "--lossless", "--mask sotu --p 0.5", "--mask magnitude --density 0.5", "--mask outliers"],
+)
+def test_what_the_kernels_store_is_light(project: Path, tmp_path: Path, kept: str):
+    deltakit("init", cwd=tmp_path)
+    deltakit("base", "add", "tiny", project / "base", cwd=tmp_path)
+    words = ["add", "task", "--base", "tiny", "--model", project / "tuned", *kept.split()]
+    _, imported = deltakit(*words, cwd=tmp_path)
+    assert not HEAVY & imported
+    if kept == "--lossless":
+        _, imported = deltakit("restore", "task", "--out", tmp_path / "again", cwd=tmp_path)
+        assert not HEAVY & imported

@@ -1,5 +1,8 @@
 """Masks: random ones are a function of their seed, stored ones are bits, largest ones a trim."""
 
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from deltakit.add_difference import AddDifference
 from deltakit.errors import BadFile, BadValue, ShapeMismatch, UnknownName
 from deltakit.lazy import LazyDelta
 from deltakit.mask import Mask, RandomMask, StoredMask, save_bits
 from deltakit.rng import Draws
 from deltakit.store.made_mask import MadeMask, MaskPlan
+from deltakit.strategies import Stack
+from deltakit.strategies.masks.magnitude import Magnitude
+from deltakit.tensors.checkpoint import Checkpoint
 from deltakit.tensors.header import TensorInfo
 
 INFOS = {
@@ -130,3 +137,43 @@ def test_the_largest_mask_keeps_the_largest_and_at_least_one(density: float, kep
     assert np.flatnonzero(mask.keep("w", 0, 5)).tolist() == kept
     assert np.flatnonzero(mask.keep("w", 1, 4)).tolist() == [i - 1 for i in kept if 1 <= i < 4]
     assert np.flatnonzero(mask.keep("w", 0, 5, values)).tolist() == kept
+
+
+@pytest.mark.parametrize("name", ["magnitude", "outliers", "rank", "group"])
+def test_threads_that_ask_for_one_made_mask_get_the_same_entries(tmp_path: Path, name: str):
+    shape, names = (400, 250), ["a", "b", "c"]  # more than the kernels read at a time
+    infos = {each: TensorInfo("F32", shape) for each in names}
+    models = []
+    for number in range(2):
+        generator = torch.Generator().manual_seed(number)
+        tensors = {each: torch.randn(shape, generator=generator) for each in names}
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+        models.append(Checkpoint.open(tmp_path / f"{number}.safetensors"))
+
+    def mask() -> MadeMask:
+        read = AddDifference(*models, None, None).lazy
+        return MadeMask(MaskPlan(name), "t", infos, read)
+
+    numel = math.prod(shape)
+    alone = {each: mask().keep(each, 0, numel) for each in names}
+    assert len({kept.tobytes() for kept in alone.values()}) == 3
+    asked = mask()
+    ranges = [(each, start) for start in range(0, numel, 12_500) for each in names]  # by turns
+
+    def same(place: tuple[str, int]) -> bool:
+        each, start = place
+        kept = asked.keep(each, start, start + 12_500)
+        return np.array_equal(kept, alone[each][start : start + 12_500])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(same, ranges, timeout=60))
+
+
+def test_a_mask_that_changes_only_how_it_is_applied_is_applied():
+    @dataclass(frozen=True)
+    class Signed(Magnitude):
+        def apply(self, stack: Stack) -> torch.Tensor:
+            return super().apply(stack).clamp(min=0)
+
+    assert Magnitude().is_lazy
+    assert not Signed().is_lazy

@@ -34,6 +34,20 @@ def test_the_first_error_is_raised_and_the_rest_is_not_begun():
     assert len(begun) < 10_000
 
 
+def test_of_several_errors_that_of_the_first_item_is_raised():
+    second_failed = threading.Event()
+
+    def do(item):
+        if item == 0:
+            assert second_failed.wait(30)
+        if item == 1:
+            second_failed.set()
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        run_all(do, iter(range(100)), 2)
+
+
 def test_an_error_in_the_list_of_work_itself_is_raised():
     def work():
         yield 1

@@ -14,10 +14,13 @@ from deltakit.mask import Mask
 from deltakit.strategies import Masking, Stack, Whole, depths, masks
 from deltakit.strategies._whole import SHORT, Together, stretches
 from deltakit.tensors.header import TensorInfo
+from deltakit.threads import MOST
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+_HELD = MOST + 1  # parameters: as many as threads may be at, and one
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,10 @@ class MaskPlan:
 class MadeMask(Mask):
     """A mask of the family that merges use, made from the delta of one task.
 
-    `read(name, start, stop)` gives flat entries of the delta, at most LONG of them at a time where
-    the mask works on single entries, in memory that it may use again. Several threads may ask.
-    What is found of a whole parameter is remembered, but of a mask that needs whole rows or whole
-    tensors, whose entries are held of the last parameter asked for.
+    `read(name, start, stop)` gives flat entries of the delta, in memory that it may use again.
+    Several threads may ask. What is found of a whole parameter is remembered; of a mask that needs
+    whole rows or whole tensors, which entries of the last few parameters are kept. Such a mask is
+    made of one parameter at a time, since that takes several times its size.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class MadeMask(Mask):
         self._depths = depths(infos)
         self._wholes: dict[str, Whole] = {}
         self._lock = threading.Lock()
-        self._last: tuple[str, np.ndarray] | None = None
+        self._held: dict[str, np.ndarray] = {}
         self.lazy = self._by_entry and self._masking.is_lazy
 
     @property
@@ -100,20 +103,25 @@ class MadeMask(Mask):
             kept = torch.from_numpy(self._all_kept(name)[start : start + delta.numel()])
             return replace(delta, kept=kept)
         with self._lock:
-            whole = self._wholes.setdefault(name, self._whole(name))
+            if name not in self._wholes:
+                self._wholes[name] = self._whole(name)
+            whole = self._wholes[name]
         stack = self._stack(name, start, delta, whole)
-        made = self._masking.lazily(stack)
-        if made.same_stored(stack.lazy):  # left to the kernels
-            return made.each[0]
-        return replace(delta, kept=made.tensor[0].ne(0))
+        if self._masking.is_lazy:  # left to the kernels
+            return self._masking.lazily(stack).each[0]
+        return replace(delta, kept=self._masking.apply(stack)[0].ne(0))
 
     def _all_kept(self, name: str) -> np.ndarray:
         with self._lock:
-            if self._last is None or self._last[0] != name:
+            kept = self._held.pop(name, None)
+            if kept is None:
+                while len(self._held) >= _HELD:
+                    del self._held[next(iter(self._held))]
                 delta = self._read(name, 0, self._infos[name].numel)
                 stack = self._stack(name, 0, delta, self._whole(name))
-                self._last = (name, self._masking.apply(stack)[0].ne(0).numpy())
-            return self._last[1]
+                kept = self._masking.apply(stack)[0].ne(0).numpy()
+            self._held[name] = kept  # the last that was asked for
+            return kept
 
     def _stack(self, name: str, start: int, delta: LazyDelta, whole: Whole) -> Stack:
         return Stack(

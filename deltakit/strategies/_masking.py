@@ -53,8 +53,13 @@ class Masking(Settings, ABC):
 
     @property
     def is_lazy(self) -> bool:
-        """Whether the kernels can do what `apply` does."""
-        return type(self).lazily is not Masking.lazily
+        """Whether the kernels can do what `apply` does: `lazily` was written with it, or after."""
+        lines = type(self).__mro__
+        apply, lazily = (
+            next(number for number, each in enumerate(lines) if name in vars(each))
+            for name in ("apply", "lazily")
+        )
+        return lazily <= apply
 
     def lazily(self, stack: Stack) -> LazyDeltas:
         """Return what `apply` does, not yet computed where the kernels can."""

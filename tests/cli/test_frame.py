@@ -125,10 +125,9 @@ def test_a_usage_error_has_exit_code_2(args: list[str], words: str, tmp_path: Pa
 
 def test_what_the_user_set_for_openblas_is_kept(monkeypatch: pytest.MonkeyPatch):
     for given, kept in ((None, "4"), ("20", "20")):
+        monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", given or "")
         if given is None:
-            monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
-        else:
-            monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", given)
+            monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
         frame.spare()
         assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == kept
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,16 @@ class DyingFiles(Files):
     def __init__(self, graveyard: Path, die_at: int | None = None) -> None:
         self.calls = 0
         self.die_at = die_at
+        self._lock = threading.Lock()
         self._graveyard = graveyard
         self._unsynced: list[tuple[Path, Callable[[], Any]]] = []  # folder, how to undo
         self._dirty: dict[int, Path] = {}  # inode -> name, of files whose data was not synced
 
     def _call(self) -> None:
-        self.calls += 1
-        if self.die_at is not None and self.calls >= self.die_at:
+        with self._lock:
+            self.calls += 1
+            dies = self.die_at is not None and self.calls >= self.die_at
+        if dies:
             raise Died
 
     def lose_power(self, *, names: slice | None) -> None:
