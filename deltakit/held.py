@@ -55,7 +55,7 @@ class Held:
         if last > self.most:
             return False
         if last > len(self._places) or values.dtype != self._values.dtype:
-            room = max(2 * last, len(self._places))
+            room = max(min(2 * last, self.most), len(self._places))
             self._values = _longer(self._values[:first], room, values.dtype)
             self._places = _longer(self._places[:first], room, self._places.dtype)
         self._values[first:last] = values
