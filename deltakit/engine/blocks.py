@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from deltakit.dtypes import itemsize, torch_dtype, widened
 from deltakit.engine.groups import Group
+from deltakit.engine.heap import Heap
 from deltakit.engine.plan import Plan
 from deltakit.engine.room import LARGE_ROOMS, ROOMS, SMALL, Room
 from deltakit.lazy import LazyDelta, LazyDeltas
@@ -66,6 +67,7 @@ class StackReader:
         self._plan = plan
         self._lock = threading.Lock()
         self._own = threading.local()
+        self._heap = None if plan.for_kernels else Heap()
         self._wholes: dict[str, Whole] = {}
         tasks = plan.recipe.tasks[-len(plan.experts) :]
         self._names = tuple(task.name for task in tasks)
@@ -141,6 +143,8 @@ class StackReader:
 
     def _look(self, name: str, experts: Sequence[int], start: int, stop: int) -> list[LazyDelta]:
         """Return entries of a few experts' deltas, in this thread's buffers, used again."""
+        if self._heap is not None:
+            self._heap.work_done()  # what is made of them may be as much as of merged blocks
         buffers = self._look_buffers()
         base = self._base_block(name, start, stop, buffers)
         return [

@@ -101,8 +101,10 @@ def derived_cuts(
         return (list(values(_computed(block))) for block in blocks)
 
     def find() -> list[Cut]:
+        # Where they end does not depend on the blocks, and what scores are made of takes memory.
+        entries = _entries(experts) // 2
         return find_cuts(
-            lambda: made(whole.side_by_side(experts, _entries(experts))),
+            lambda: made(whole.side_by_side(experts, entries)),
             lambda: made(whole.sample(experts)),
             counts,
             whole.numel,
