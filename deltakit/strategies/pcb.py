@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_PIECE = 1 << 15  # entries: what is made of them in float64 stays in cache
+
+
 @dataclass(frozen=True)
 class Pcb(Strategy):
     """Let the entries compete within a task and between tasks, keep the winners, rescale.
@@ -68,17 +71,26 @@ class Pcb(Strategy):
         if self.scope == "global":
             stack = of_model(stack)
         whole, flat = whole_of(stack), stack.deltas.reshape(len(stack.deltas), -1)
+        merged = torch.empty_like(flat[0])
+        for start in range(0, len(merged), _PIECE):
+            piece = slice(start, start + _PIECE)
+            merged[piece] = self._shared(whole, flat[:, piece], stack.weights, stack.start + start)
+        return merged.reshape(shape)
+
+    def _shared(self, whole: Whole, flat: Tensor, weights: Sequence[float], start: int) -> Tensor:
+        """Return the mean of entries from index `start` on, each expert's by its share: float64."""
+        import torch
+
         scores = self.scores(whole, flat)
         shares = torch.zeros_like(scores)
         for expert, (score, (cut, highest)) in enumerate(
             zip(scores, self.winners(whole, len(scores)), strict=True)
         ):
             span = highest - cut.threshold
-            won = cut.keeps(score, stack.start) & (score > 0.0)
+            won = cut.keeps(score, start) & (score > 0.0)
             balance = (score - cut.threshold) / span if span > 0.0 else torch.ones_like(score)
             shares[expert] = balance.where(won, balance.new_zeros(()))
-        merged = ops.shared_mean(flat.double(), stack.weights, shares)
-        return merged.to(flat.dtype).reshape(shape)
+        return ops.shared_mean(flat.double(), weights, shares)
 
     def scores(self, whole: Whole, deltas: Tensor) -> Tensor:
         """Return each entry's activation, 0 where it is against the sum: float64 (k, n)."""
