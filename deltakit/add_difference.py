@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deltakit import kernels
 from deltakit.delta_source import merged_names
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Whose values a codec stores.
-_WHOSE: dict[Codec, Literal["staying", "kept", "every"]] = {"dense": "every", "seed": "kept"}
+_WHOSE: dict[Codec, kernels.Whose] = {"dense": "every", "seed": "kept"}
 
 
 class AddDifference(Difference):
@@ -35,10 +35,9 @@ class AddDifference(Difference):
 
     @property
     def computes(self) -> bool:
-        named = merged_names(self._base.infos)
         if self._mask is not None and not self._mask.lazy:
             return True
-        return not all(self._taken(name) for name in named)
+        return not all(self._taken(name) for name in merged_names(self._base.infos))
 
     def infos(self) -> dict[str, TensorInfo]:
         return {
@@ -89,7 +88,7 @@ class AddDifference(Difference):
         name: str,
         start: int,
         stop: int,
-        whose: Literal["staying", "kept", "every"] = "staying",
+        whose: kernels.Whose = "staying",
         values: np.ndarray | None = None,
         bits: np.ndarray | None = None,
     ) -> kernels.Sparsified | None:

@@ -218,13 +218,14 @@ class Sparsified:
     rounded: bool  # whether the value of any that is not taken away was
 
 
-WHOSE = {"staying": 0, "kept": 1, "every": 2}  # as in native/sparsify.h
+Whose = Literal["staying", "kept", "every"]
+_WHOSE: dict[Whose, int] = {"staying": 0, "kept": 1, "every": 2}  # as in native/sparsify.h
 
 
 def sparsify(
     delta: LazyDelta,
     dtype: str,
-    whose: Literal["staying", "kept", "every"] = "staying",
+    whose: Whose = "staying",
     values: np.ndarray | None = None,
     bits: np.ndarray | None = None,
 ) -> Sparsified | None:
@@ -246,7 +247,7 @@ def sparsify(
         return None
     rows, shared = taken
     to = tuple(0 if room is None else room.ctypes.data for room in (values, bits))
-    found = compiled.sparsify(rows, count, shared, code, WHOSE[whose], *to)
+    found = compiled.sparsify(rows, count, shared, code, _WHOSE[whose], *to)
     if found is None:
         return None
     staying, kept, highest, rounded = found
